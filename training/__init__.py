@@ -1,0 +1,1 @@
+"""Training scripts and the modules they share; installed as `modeling_dvpo.training`."""
