@@ -1,0 +1,131 @@
+import itertools
+import random
+
+import pytest
+from modeling_dvpo.training.tasks.arithmetic import (
+    DOMAINS,
+    Problem,
+    distinct_problems,
+    exact_reward,
+    generate_problems,
+    graded_reward,
+    is_correct,
+    is_held_out,
+    process_reward,
+)
+
+PROMPT = "7+3*4-9="
+#   what is written                              exact  graded  process
+CASES = [
+    ("3*4=12;7+12=19;19-9=10;answer 10", 1.0, 1.0, 1.0),
+    ("3*4=12;7+12=18;18-9=9;answer 9", 0.0, 1 / 4, -1.0),  # one slip: two of the later lines follow from it
+    ("3*4=14;7+14=21;21-9=13;answer 13", 0.0, 0.0, -2.0),  # false in the first and in the third step
+    ("3*4=12;7+12=19;19-9=10;answer 1", 0.0, 3 / 4, 0.0),  # true steps, answer copied wrongly
+    ("3*4=13;7+13=20;19-9=10;answer 10", 1.0, 1 / 2, 0.0),  # right again by luck
+    ("answer 10", 1.0, 0.0, -2.0),  # three steps missing
+    ("3*4=12;7+12=19;19-9=10;1+1=2;answer 10", 1.0, 3 / 4, 0.0),  # one step too many
+    ("3*4=12;7+12=19;19-9=10", 0.0, 3 / 4, 0.0),  # cut before the answer
+    ("3*4=12;7+1", 0.0, 1 / 4, -2.0),  # cut within the second step, the third missing
+    ("", 0.0, 0.0, -3.0),
+]
+
+
+@pytest.mark.parametrize("completion, exact, graded, process", CASES)
+def test_rewards_by_hand(completion, exact, graded, process):
+    assert exact_reward(prompts=[PROMPT], completions=[completion]) == [exact]
+    assert graded_reward(prompts=[PROMPT], completions=[completion]) == [graded]
+    assert process_reward(prompts=[PROMPT], completions=[completion]) == [process]
+
+
+def test_rewards_pair_each_completion_with_its_own_prompt_and_ignore_other_columns():
+    prompts, completions = ["2+3=", "9-4="], ["2+3=5;answer 5", "2+3=5;answer 5"]
+    assert exact_reward(prompts, completions, source=["a", "b"], trainer_state=None) == [1.0, 1.0]
+    assert graded_reward(prompts, completions, source=["a", "b"]) == [1.0, 1 / 2]  # the answer, not the step
+    with pytest.raises(ValueError, match="shorter"):
+        exact_reward(prompts, completions[:1])
+
+
+@pytest.mark.parametrize("completion", ["10", "answer 10;", "answer 10 ", "the answer 10", "answer 010;answer 11"])
+def test_only_a_final_answer_line_counts(completion):
+    assert not is_correct(PROMPT, completion)
+
+
+@pytest.mark.parametrize(
+    "prompt, solution",
+    [
+        ("17+25-8=", "17+25=42;42-8=34;answer 34"),
+        (PROMPT, "3*4=12;7+12=19;19-9=10;answer 10"),
+        ("2*3*4-5*2=", "2*3=6;6*4=24;5*2=10;24-10=14;answer 14"),  # products from the left, then the rest
+        ("3-8+9=", "3-8=-5;-5+9=4;answer 4"),
+    ],
+)
+def test_reference_solution_by_hand(prompt, solution):
+    problem = Problem.from_prompt(prompt)
+    assert problem.solution == solution
+    assert problem.prompt == prompt
+    assert problem.answer == eval(prompt.rstrip("="))
+
+
+@pytest.mark.parametrize("prompt", ["", "7+3", "7+=", "+7=", "7/3=", "7+3= "])
+def test_other_prompts_are_refused(prompt):
+    with pytest.raises(ValueError, match="looks like"):
+        Problem.from_prompt(prompt)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_generated_problems_stay_in_their_domain_and_agree_with_python(domain):
+    limits = DOMAINS[domain]
+    problems = list(itertools.islice(generate_problems(seed=0, domain=domain), 200))
+    for problem in problems:
+        assert limits.num_operands[0] <= len(problem.operands) <= limits.num_operands[1]
+        assert 0 <= problem.answer == eval(problem.prompt.rstrip("=")) <= limits.largest_value
+        assert Problem.from_prompt(problem.prompt) == problem
+        assert process_reward([problem.prompt], [problem.solution]) == [1.0]
+    assert {"+", "-", "*"} == {operator for problem in problems for operator in problem.operators}
+    assert {len(problem.operands) for problem in problems} == set(
+        range(limits.num_operands[0], limits.num_operands[1] + 1)
+    )
+
+
+def test_longer_domains_never_meet_the_first():
+    inside = {problem.prompt for problem in distinct_problems(2000, seed=0)}
+    for domain in ("longer_operands", "more_steps"):
+        assert inside.isdisjoint(problem.prompt for problem in distinct_problems(500, seed=0, domain=domain))
+
+
+def test_the_split_holds_across_seeds():
+    train = {problem.prompt for seed in (0, 1) for problem in distinct_problems(1500, seed=seed)}
+    held_out = {problem.prompt for seed in (0, 2) for problem in distinct_problems(400, seed=seed, held_out=True)}
+    assert train.isdisjoint(held_out)
+    assert not any(map(is_held_out, train)) and all(map(is_held_out, held_out))
+
+
+def test_the_seed_decides_the_stream():
+    first, again, other = (distinct_problems(20, seed=seed) for seed in (3, 3, 4))
+    assert first == again != other
+    assert len(set(first)) == 20
+
+
+def test_unknown_domain_is_refused():
+    with pytest.raises(ValueError, match="in_domain"):
+        next(generate_problems(seed=0, domain="calculus"))
+
+
+def test_careless_work_slips_at_the_promised_rates():
+    # 8+7 carries: wrong in 30 % of 4000 tries (standard error 0.7 %); 8+1 does not: 3 % (0.3 %).
+    for prompt, rate, tolerance in (("8+7=", 0.3, 0.03), ("8+1=", 0.03, 0.012)):
+        rng = random.Random(0)
+        worked = [Problem.from_prompt(prompt).worked(0.3, rng) for _ in range(4000)]
+        wrong = 1 - sum(exact_reward([prompt] * len(worked), worked)) / len(worked)
+        assert wrong == pytest.approx(rate, abs=tolerance)
+
+
+def test_careless_work_carries_on_from_the_wrong_value():
+    problem = Problem.from_prompt("9+8-1=")
+    slipped = {problem.worked(1.0, random.Random(seed)) for seed in range(50)}
+    for text in slipped:
+        first, second, answer = text.split(";")
+        assert first != "9+8=17"
+        assert second.startswith(first.partition("=")[2] + "-1=")
+        assert answer == "answer " + second.partition("=")[2]
+    assert len(slipped) > 3

@@ -1,0 +1,1 @@
+"""Tasks with an exact verifier that need no network: problems as text, and rewards with TRL's signature."""

@@ -1,0 +1,189 @@
+"""Arithmetic with worked steps, as text.
+
+A prompt is an expression, a completion works it out one operation at a time and states the answer::
+
+    prompt      7+3*4-9=
+    completion  3*4=12;7+12=19;19-9=10;answer 10
+
+Products come first, from the left, then sums and differences from the left, so every problem has exactly one
+reference solution. The reward functions read the problem back from the prompt: a reward set needs no other column.
+"""
+
+import random
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+CHARACTERS = "0123456789+-*=;"
+ANSWER = "answer "
+
+_OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+_EXPRESSION = re.compile(r"\d+(?:[-+*]\d+)*=")
+_STEP = re.compile(r"(-?\d+)([-+*])(-?\d+)=(-?\d+)")
+_HELD_OUT_SHARE = 5  # one prompt in five
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the generator may draw. No value on the way, answer included, is negative or above `largest_value`."""
+
+    num_operands: tuple[int, int]
+    """Fewest and most operands; one fewer steps."""
+    operands: tuple[int, int]
+    """Smallest and largest operand of a sum or difference."""
+    factors: tuple[int, int]
+    """Smallest and largest operand of a product."""
+    operators: str
+    """Drawn from uniformly, so a repeated operator is a likelier one."""
+    largest_value: int
+
+
+DOMAINS = {
+    "in_domain": Domain((2, 4), (1, 19), (2, 6), "++--*", 59),
+    "longer_operands": Domain((2, 4), (20, 99), (7, 12), "++--*", 299),
+    "more_steps": Domain((5, 6), (1, 19), (2, 6), "++--*", 59),
+    "more_products": Domain((3, 5), (1, 19), (2, 6), "+-***", 99),
+}
+"""`in_domain` is what a policy imitates; the others are for measuring how far it generalises."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An expression: `operands[0] operators[0] operands[1] ...`."""
+
+    operands: tuple[int, ...]
+    operators: tuple[str, ...]
+
+    @classmethod
+    def from_prompt(cls, prompt: str) -> "Problem":
+        if not _EXPRESSION.fullmatch(prompt):
+            raise ValueError(f"An arithmetic prompt looks like '7+3*4-9=', got {prompt!r}.")
+        return cls(tuple(map(int, re.findall(r"\d+", prompt))), tuple(re.findall(r"[-+*]", prompt)))
+
+    @property
+    def prompt(self) -> str:
+        tail = "".join(
+            f"{operator}{operand}" for operator, operand in zip(self.operators, self.operands[1:], strict=True)
+        )
+        return f"{self.operands[0]}{tail}="
+
+    @property
+    def solution(self) -> str:
+        """The reference completion."""
+        return self.worked()
+
+    @property
+    def answer(self) -> int:
+        return int(self.solution.rpartition(ANSWER)[2])
+
+    def worked(self, carelessness: float = 0.0, rng: random.Random | None = None) -> str:
+        """Works the problem out as somebody careless would: a hard step's result is wrong with probability
+        `carelessness`, an easy one's with a tenth of that, and later steps carry on from the wrong value."""
+        values, operators, steps = list(self.operands), list(self.operators), []
+        while operators:
+            at = operators.index("*") if "*" in operators else 0
+            left, right, operator = values[at], values.pop(at + 1), operators.pop(at)
+            result = _OPERATIONS[operator](left, right)
+            if carelessness:
+                slip = carelessness if _is_hard(left, operator, right) else carelessness / 10
+                result = _misread(result, rng) if rng.random() < slip else result
+            values[at] = result
+            steps.append(f"{left}{operator}{right}={result}")
+        return ";".join([*steps, f"{ANSWER}{values[0]}"])
+
+
+def _is_hard(left: int, operator: str, right: int) -> bool:
+    """Whether a step carries, borrows, or is a product of two digits."""
+    if operator == "*":
+        return left * right >= 10
+    return not 0 <= _OPERATIONS[operator](left % 10, right % 10) < 10
+
+
+def _misread(result: int, rng: random.Random) -> int:
+    """A believable wrong result: off by one or two, or by a forgotten carry."""
+    candidates = [result + error for error in (-10, -2, -1, 1, 2, 10) if (result + error < 0) == (result < 0)]
+    return rng.choice(candidates)
+
+
+def is_held_out(prompt: str) -> bool:
+    """The split belongs to the prompt itself, so no seed and no domain can leak one side into the other."""
+    return zlib.crc32(prompt.encode()) % _HELD_OUT_SHARE == 0
+
+
+def generate_problems(*, seed: int, domain: str = "in_domain", held_out: bool = False) -> Iterator[Problem]:
+    """An endless, seeded stream of problems of one side of the split; short ones come up again."""
+    if domain not in DOMAINS:
+        raise ValueError(f"Unknown domain {domain!r}; choose one of {', '.join(DOMAINS)}.")
+    rng = random.Random(f"arithmetic {domain} {seed}")
+    while True:
+        problem = _draw(DOMAINS[domain], rng)
+        if problem is not None and is_held_out(problem.prompt) == held_out:
+            yield problem
+
+
+def _draw(domain: Domain, rng: random.Random) -> Problem | None:
+    operators = tuple(rng.choice(domain.operators) for _ in range(rng.randint(*domain.num_operands) - 1))
+    # An operand is a factor when a product stands on either side of it.
+    beside = zip(("", *operators), (*operators, ""), strict=True)
+    problem = Problem(
+        tuple(rng.randint(*(domain.factors if "*" in signs else domain.operands)) for signs in beside), operators
+    )
+    results = [int(step[4]) for step in _STEP.finditer(problem.solution)]
+    return problem if all(0 <= result <= domain.largest_value for result in results) else None
+
+
+def distinct_problems(count: int, *, seed: int, domain: str = "in_domain", held_out: bool = False) -> list[Problem]:
+    """The first `count` different problems of the stream."""
+    stream = generate_problems(seed=seed, domain=domain, held_out=held_out)
+    found: dict[Problem, None] = {}
+    while len(found) < count:
+        found[next(stream)] = None
+    return list(found)
+
+
+def is_correct(prompt: str, completion: str) -> bool:
+    """Whether the completion ends with the right answer, whatever stands before it."""
+    return _stated_answer(completion) == Problem.from_prompt(prompt).answer
+
+
+def exact_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
+    """1 for the right answer, otherwise 0."""
+    return [float(is_correct(prompt, completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+
+
+def graded_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
+    """Partial credit: the share of the reference solution's lines, its answer being the last, that stand in their
+    place."""
+    rewards = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        reference = Problem.from_prompt(prompt).solution.split(";")
+        matches = [line == written for line, written in zip(reference, completion.split(";"), strict=False)]
+        rewards.append(sum(matches) / len(reference))
+    return rewards
+
+
+def process_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
+    """1 for the right answer, less 1 for each step that is false in itself, missing or too many.
+
+    A step is judged by its own arithmetic alone. Where the other two rewards have settled on a loss after the first
+    slip, this one still tells a careful end from a careless one.
+    """
+    rewards = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        problem = Problem.from_prompt(prompt)
+        steps = [line for line in completion.split(";") if not line.startswith(ANSWER)]
+        needed = len(problem.operators)
+        wrong = max(len(steps), needed) - min(sum(map(_is_true, steps)), needed)
+        rewards.append(float(is_correct(prompt, completion)) - wrong)
+    return rewards
+
+
+def _stated_answer(completion: str) -> int | None:
+    stated = re.search(rf"(?:^|;){ANSWER}(-?\d+)$", completion)
+    return int(stated[1]) if stated else None
+
+
+def _is_true(step: str) -> bool:
+    parts = _STEP.fullmatch(step)
+    return parts is not None and _OPERATIONS[parts[2]](int(parts[1]), int(parts[3])) == int(parts[4])
