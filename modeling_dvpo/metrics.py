@@ -1,0 +1,308 @@
+"""How good a critic is: pure functions of predicted quantiles and observed returns.
+
+A prediction is M quantiles at the midpoint levels τ_j = (j − ½)/M, read as M equally weighted atoms; an ensemble of
+heads is one prediction, its mean over heads quantile by quantile (`critic_report` does that). Every function takes
+tensors or arrays of any float type, computes in float64, changes nothing and needs no gradient.
+
+Shapes: R states (any leading dims), N heads, M quantiles, K returns of one state. `returns` is (R,), one return a
+state, or (R, K), Monte-Carlo continuations of the same state; the mean over K is then taken inside. No function
+builds an (M, K) tensor.
+
+What one return (K = 1) cannot say: explained variance stays below 1 for a perfect critic, because the return's own
+noise counts as error, and CRPS stays above 0. Compare critics with each other, or use Monte-Carlo truth.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from modeling_dvpo.quantiles import quantile_levels
+
+# Up to this many distinct returns, a set counts as discrete in `critic_report`.
+DISCRETE_VALUES = 32
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 − Var(returns − values) / Var(returns), over the whole set at once.
+
+    1 is perfect, 0 is what any constant gets, negative is worse than a constant. A constant offset is not an error
+    here; see `bias` in `critic_report`. Not a mean of per-batch figures, which is another, lower number.
+
+    Args:
+        values: (...,) predicted means.
+        returns: (...,) what they predict.
+
+    Returns:
+        NaN where the returns do not vary: nothing can be explained.
+    """
+    values, returns = _double(values), _double(returns)
+    if values.shape != returns.shape:
+        raise ValueError(f"values {tuple(values.shape)} and returns {tuple(returns.shape)} must have the same shape.")
+    if not returns.numel() or bool((returns == returns.flatten()[0]).all()):
+        return math.nan
+    return 1.0 - ((returns - values).var(correction=0) / returns.var(correction=0)).item()
+
+
+def pinball_loss(quantiles: Tensor, returns: Tensor, levels: Tensor | None = None) -> Tensor:
+    """Mean over levels (and over K) of ρ_τ(y − q), with ρ_τ(u) = u · (τ − 1{u < 0}).
+
+    Quantiles are taken at their own levels, in the order given, so crossings cost. Uses
+    Σ_j ρ_{τ_j}(y − q_j) = Σ_j τ_j (y − q_j) + Σ_j ReLU(q_j − y), whose second sum does not depend on the order: one
+    search into sorted quantiles and their prefix sums.
+
+    Args:
+        quantiles: (..., M).
+        returns: (...,) or (..., K).
+        levels: (M,), midpoints by default.
+
+    Returns:
+        (...,) float64, one a state.
+    """
+    quantiles, returns = _pair(quantiles, returns)
+    num_quantiles = quantiles.shape[-1]
+    if levels is None:
+        levels = quantile_levels(num_quantiles, dtype=torch.float64)
+    levels = _double(levels).to(quantiles.device)
+    if levels.shape != (num_quantiles,):
+        raise ValueError(f"levels {tuple(levels.shape)} must be ({num_quantiles},), one for each quantile.")
+    # Centred, so that the prefix sums do not lose digits to a common offset.
+    centre = quantiles.mean(-1, keepdim=True)
+    quantiles, returns = quantiles - centre, returns - centre
+    ordered = quantiles.sort(-1).values
+    above = torch.nn.functional.pad(ordered.flip(-1).cumsum(-1).flip(-1), (0, 1))
+    first = torch.searchsorted(ordered, returns, right=True)
+    excess = above.gather(-1, first) - (num_quantiles - first) * returns
+    tilted = levels.sum() * returns - (levels * quantiles).sum(-1, keepdim=True)
+    return ((tilted + excess) / num_quantiles).mean(-1)
+
+
+def crps(quantiles: Tensor, returns: Tensor) -> Tensor:
+    """Continuous ranked probability score of the M atoms, exact: E|Z − y| − ½ E|Z − Z'|, mean over K.
+
+    ∫ (F_Z(x) − 1{y ≤ x})² dx in the return's own units; lower is better; the absolute error for M = 1. For atoms at
+    the midpoint levels it is exactly twice the pinball loss of the sorted quantiles, which is how it is computed.
+
+    Args:
+        quantiles: (..., M), any order.
+        returns: (...,) or (..., K).
+
+    Returns:
+        (...,) float64, one a state.
+    """
+    return 2.0 * pinball_loss(_double(quantiles).sort(-1).values, returns)
+
+
+def wasserstein_1(quantiles: Tensor, samples: Tensor) -> Tensor:
+    """Wasserstein-1 distance between the M atoms and K samples, each equally weighted: ∫ |F⁻¹(u) − G⁻¹(u)| du, exact.
+
+    Both quantile functions are steps, so the integral is a sum over the M + K − 1 merged pieces of [0, 1].
+
+    Args:
+        quantiles: (..., M), any order.
+        samples: (..., K), any order.
+
+    Returns:
+        (...,) float64.
+    """
+    quantiles, samples = _double(quantiles).sort(-1).values, _double(samples).sort(-1).values
+    num_quantiles, num_samples = quantiles.shape[-1], samples.shape[-1]
+    # Breakpoints j/M and k/K in whole units of 1/(M·K): no rounding decides which atom a piece belongs to.
+    steps = torch.cat([torch.arange(num_quantiles) * num_samples, torch.arange(num_samples) * num_quantiles]).unique()
+    widths = torch.diff(steps, append=torch.tensor([num_quantiles * num_samples])).double()
+    steps, widths = steps.to(quantiles.device), widths.to(quantiles.device)
+    gaps = quantiles[..., steps // num_samples] - samples[..., steps // num_quantiles]
+    return (gaps.abs() * widths).sum(-1) / (num_quantiles * num_samples)
+
+
+def pit(
+    quantiles: Tensor, returns: Tensor, generator: torch.Generator | None = None, *, tolerance: float = 0.0
+) -> Tensor:
+    """Randomised probability integral transform: uniform on [0, 1] when the predictions are calibrated.
+
+    A return that meets atoms i..j (sorted, counted from 1) is spread uniformly over [(i − 1)/M, j/M], the probability
+    of these atoms: so a 0/1 return with the right share of atoms at 1 is uniform, too. A return between atoms j and j
+    + 1 is spread over [τ_j, τ_{j+1}], and one beyond the outermost atom over the half step that is left.
+
+    Args:
+        quantiles: (..., M), any order.
+        returns: (...,) or (..., K).
+        generator: of the randomisation; on the CPU.
+        tolerance: an atom within this distance of the return meets it. A network never puts an atom at exactly 0 or 1;
+            for discrete returns take a tenth of the smallest gap between two of them. Miscalibration on a finer scale
+            than the tolerance is not seen.
+
+    Returns:
+        float64, of the shape of `returns`.
+    """
+    shape = torch.as_tensor(returns).shape
+    low, high = _pit_bounds(quantiles, returns, tolerance)
+    spread = torch.rand(low.shape, generator=generator, dtype=torch.float64).to(low.device)
+    return ((low + (high - low) * spread) / (2 * quantiles.shape[-1])).reshape(shape)
+
+
+def pit_distance(quantiles: Tensor, returns: Tensor, *, tolerance: float = 0.0) -> float:
+    """Largest distance of the PIT's distribution function from the uniform one (Kolmogorov–Smirnov), 0 to 1.
+
+    Of the *expected* distribution over the randomisation, which is known exactly: no random numbers.
+    Even for a calibrated critic it is of order 1/√R, since R returns are a sample.
+    """
+    low, high = _pit_bounds(quantiles, returns, tolerance)
+    return _distance_from_uniform(low, high, quantiles.shape[-1])
+
+
+def interval_coverage(quantiles: Tensor, returns: Tensor, coverage: float = 0.8, *, tolerance: float = 0.0) -> float:
+    """Share of returns inside the central interval that ought to hold `coverage` of them.
+
+    Inside means that the return's PIT lies in [(1 − coverage)/2, (1 + coverage)/2]; a return whose PIT is spread over
+    a range (see `pit`) counts with the part of it that is inside. For continuous returns that is the interval between
+    the predicted quantiles; for discrete ones, where an interval that includes its ends holds far too much and one
+    that does not far too little, it is the only reading for which a calibrated critic covers what it should.
+
+    Args:
+        quantiles: (..., M), any order.
+        returns: (...,) or (..., K).
+        coverage: between 0 and 1.
+        tolerance: as in `pit`.
+
+    Returns:
+        The share over all states and all K.
+    """
+    if not 0.0 < coverage < 1.0:
+        raise ValueError(f"coverage is {coverage}; it is a share between 0 and 1.")
+    low, high = _pit_bounds(quantiles, returns, tolerance)
+    return _share_inside(low, high, coverage, quantiles.shape[-1])
+
+
+def crossing_rate(quantiles: Tensor) -> float:
+    """Share of adjacent quantile pairs that are out of order; of raw heads, since a mean over heads hides crossings.
+
+    Args:
+        quantiles: (..., M); 0 for M = 1.
+    """
+    quantiles = _double(quantiles)
+    if quantiles.shape[-1] < 2:
+        return 0.0
+    return (quantiles.diff(dim=-1) < 0).double().mean().item()
+
+
+def head_disagreement(quantiles: Tensor) -> Tensor:
+    """Standard deviation over heads (divided by N) of the heads' means; 0 for one head.
+
+    Args:
+        quantiles: (..., N, M).
+
+    Returns:
+        (...,) float64, one a state.
+    """
+    return _double(quantiles).mean(-1).std(-1, correction=0)
+
+
+def critic_report(quantiles: Tensor, returns: Tensor, *, tolerance: float | None = None) -> dict[str, float]:
+    """Every metric of one critic on one set.
+
+    Args:
+        quantiles: (R, N, M) raw heads, in the reward's units.
+        returns: (R,), or (R, K) Monte-Carlo continuations of each state.
+        tolerance: as in `pit`. By default a tenth of the smallest gap between returns where they take at most
+            32 distinct values, and 0 otherwise.
+
+    Returns:
+        explained_variance    of the state's mean return by the critic's mean
+        bias                  mean(value − return)
+        mae                   mean |value − mean return|
+        crps, pinball         means over states
+        head_disagreement     mean over states
+        and, for a distributional critic (M > 1),
+        coverage_50 / _80 / _90   see `interval_coverage`
+        pit_ks                see `pit_distance`
+        crossing_rate         of the raw heads
+        sd                    mean standard deviation of the predicted distribution
+        and with K > 1
+        wasserstein_1         mean over states, to the K returns; M > 1 only
+    """
+    quantiles, returns = _double(quantiles), _double(returns)
+    if quantiles.dim() != 3 or returns.dim() not in (1, 2) or quantiles.shape[0] != returns.shape[0]:
+        raise ValueError(
+            f"quantiles {tuple(quantiles.shape)} must be (R, N, M) and returns {tuple(returns.shape)} (R,) or (R, K)."
+        )
+    if not quantiles.shape[0]:
+        raise ValueError("There are no states to report on: quantiles and returns are empty.")
+    ensemble = quantiles.mean(1)
+    values = ensemble.mean(-1)
+    returns = returns if returns.dim() == 2 else returns[:, None]
+    mean_returns = returns.mean(-1)
+    report = {
+        "explained_variance": explained_variance(values, mean_returns),
+        "bias": (values - mean_returns).mean().item(),
+        "mae": (values - mean_returns).abs().mean().item(),
+        "crps": crps(ensemble, returns).mean().item(),
+        "pinball": pinball_loss(ensemble, returns).mean().item(),
+        "head_disagreement": head_disagreement(quantiles).mean().item(),
+    }
+    num_quantiles = quantiles.shape[-1]
+    if num_quantiles == 1:
+        return report
+    low, high = _pit_bounds(ensemble, returns, _matching_tolerance(returns) if tolerance is None else tolerance)
+    for percent in (50, 80, 90):
+        report[f"coverage_{percent}"] = _share_inside(low, high, percent / 100, num_quantiles)
+    report["pit_ks"] = _distance_from_uniform(low, high, num_quantiles)
+    report["crossing_rate"] = crossing_rate(quantiles)
+    report["sd"] = ensemble.std(-1, correction=0).mean().item()
+    if returns.shape[-1] > 1:
+        report["wasserstein_1"] = wasserstein_1(ensemble, returns).mean().item()
+    return report
+
+
+def _pit_bounds(quantiles: Tensor, returns: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Ends of each return's PIT range in half steps of 1/(2M), as integers: (..., K) in 0..2M, low < high."""
+    quantiles, returns = _pair(quantiles, returns)
+    ordered = quantiles.sort(-1).values
+    below = torch.searchsorted(ordered, returns - tolerance, right=False)
+    up_to = torch.searchsorted(ordered, returns + tolerance, right=True)
+    met = up_to > below
+    low = torch.where(met, 2 * below, (2 * below - 1).clamp(min=0))
+    high = torch.where(met, 2 * up_to, (2 * below + 1).clamp(max=2 * ordered.shape[-1]))
+    return low, high
+
+
+def _share_inside(low: Tensor, high: Tensor, coverage: float, num_quantiles: int) -> float:
+    bottom, top = num_quantiles * (1 - coverage), num_quantiles * (1 + coverage)
+    inside = high.double().clamp(bottom, top) - low.double().clamp(bottom, top)
+    return (inside / (high - low)).mean().item()
+
+
+def _distance_from_uniform(low: Tensor, high: Tensor, num_quantiles: int) -> float:
+    low, high = low.flatten(), high.flatten()
+    # Each range adds a constant density between its ends; summed twice, the distribution function at every half step,
+    # between which it is linear, so that the largest distance is at one of them.
+    slope = torch.zeros(2 * num_quantiles + 1, dtype=torch.float64, device=low.device)
+    density = 1.0 / (high - low).double()
+    slope.index_add_(0, low, density).index_add_(0, high, -density)
+    reached = slope.cumsum(0)[:-1].cumsum(0) / low.numel()
+    uniform = torch.arange(1, 2 * num_quantiles + 1, dtype=torch.float64, device=low.device) / (2 * num_quantiles)
+    return (reached - uniform).abs().max().item()
+
+
+def _matching_tolerance(returns: Tensor) -> float:
+    distinct = returns.unique()
+    return 0.1 * distinct.diff().min().item() if 1 < distinct.numel() <= DISCRETE_VALUES else 0.0
+
+
+def _pair(quantiles: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantiles (..., M) and returns (..., K), K = 1 where the dimension was missing."""
+    quantiles, returns = _double(quantiles), _double(returns)
+    shapes = f"quantiles {tuple(quantiles.shape)}, returns {tuple(returns.shape)}"
+    if returns.dim() == quantiles.dim() - 1:
+        returns = returns[..., None]
+    if not quantiles.dim() or returns.shape[:-1] != quantiles.shape[:-1]:
+        raise ValueError(f"{shapes}: returns must be (...,) or (..., K) for quantiles (..., M).")
+    if not quantiles.shape[-1] or not returns.shape[-1]:
+        raise ValueError(f"{shapes}: at least one quantile and one return are needed.")
+    return quantiles.contiguous(), returns.contiguous().to(quantiles.device)
+
+
+def _double(numbers) -> Tensor:
+    return torch.as_tensor(numbers).detach().double()

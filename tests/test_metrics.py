@@ -1,0 +1,285 @@
+"""Metrics against hand-worked values, closed forms, scipy and slow definitions written out here."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from modeling_dvpo.metrics import (
+    critic_report,
+    crossing_rate,
+    crps,
+    explained_variance,
+    head_disagreement,
+    interval_coverage,
+    pinball_loss,
+    pit,
+    pit_distance,
+    wasserstein_1,
+)
+
+numbers = st.floats(-1e3, 1e3, allow_nan=False, width=32)
+atoms = st.lists(st.one_of(numbers, st.sampled_from([0.0, 1.0])), min_size=1, max_size=9)
+
+
+def normal_atoms(count, mean=0.0, sd=1.0):
+    levels = (np.arange(count) + 0.5) / count
+    return torch.tensor(mean + sd * scipy.stats.norm.ppf(levels))
+
+
+class TestExplainedVariance:
+    def test_by_hand(self):
+        # residuals 1, -1, 2, 2: mean 1, variance (0 + 4 + 1 + 1)/4 = 3/2; returns 1, 1, 4, 6: mean 3, variance 18/4
+        values, returns = torch.tensor([0.0, 2.0, 2.0, 4.0]), torch.tensor([1.0, 1.0, 4.0, 6.0])
+        assert explained_variance(values, returns) == pytest.approx(1 - 1.5 / 4.5)
+
+    def test_is_of_the_whole_set_not_of_its_parts(self):
+        """A critic that knows only which of two groups a state is in explains nothing within either."""
+        values = torch.tensor([0.0, 0.0, 10.0, 10.0])
+        returns = torch.tensor([-1.0, 1.0, 9.0, 11.0])
+        assert explained_variance(values, returns) == pytest.approx(1 - 1 / 26)
+        assert explained_variance(values[:2], returns[:2]) == 0.0
+
+    def test_constant_returns_explain_nothing(self):
+        assert math.isnan(explained_variance(torch.tensor([1.0, 2.0]), torch.tensor([0.1, 0.1])))
+
+    def test_survives_a_large_offset_in_float64(self):
+        values, returns = torch.tensor([0.0, 2.0, 2.0, 4.0]).double(), torch.tensor([1.0, 1.0, 4.0, 6.0]).double()
+        assert explained_variance(values + 1e6, returns + 1e6) == pytest.approx(1 - 1.5 / 4.5, rel=1e-9)
+
+    def test_shapes_are_named(self):
+        with pytest.raises(ValueError, match=r"values \(2,\) and returns \(3,\)"):
+            explained_variance(torch.zeros(2), torch.zeros(3))
+
+
+class TestPinballAndCrps:
+    def test_pinball_by_hand(self):
+        # levels 1/4, 3/4; y = 1: below q = 3 costs 3/4·2 … for q = 0 (τ=1/4): 1/4·1; for q = 3 (τ=3/4): 1/4·2
+        assert_close(pinball_loss([0.0, 3.0], torch.tensor(1.0)), torch.tensor((0.25 + 0.5) / 2).double())
+
+    def test_pinball_of_crossed_quantiles_costs_more(self):
+        # q = 3 at τ=1/4: (1 - 1/4)·2; q = 0 at τ=3/4: 3/4·1
+        assert_close(pinball_loss([3.0, 0.0], torch.tensor(1.0)), torch.tensor((1.5 + 0.75) / 2).double())
+
+    def test_crps_by_hand(self):
+        # E|Z - 1| = (1 + 2)/2, E|Z - Z'| = 3/2
+        assert_close(crps([0.0, 3.0], torch.tensor(1.0)), torch.tensor(1.5 - 0.75).double())
+
+    def test_crps_of_a_point_is_the_absolute_error(self):
+        assert_close(crps(torch.tensor([[2.0], [5.0]]), torch.tensor([3.5, 1.0])), torch.tensor([1.5, 4.0]).double())
+
+    def test_crps_of_the_normal(self):
+        """Closed form for N(0, 1): y (2Φ(y) − 1) + 2φ(y) − 1/√π."""
+        y = np.array([-1.3, 0.0, 0.4, 2.2])
+        norm = scipy.stats.norm
+        exact = y * (2 * norm.cdf(y) - 1) + 2 * norm.pdf(y) - 1 / math.sqrt(math.pi)
+        assert_close(crps(normal_atoms(2000).expand(4, -1), y), torch.tensor(exact), atol=1e-4, rtol=0)
+
+    @settings(max_examples=100, deadline=None)
+    @given(atoms, atoms)
+    def test_crps_is_its_definition(self, quantiles, returns):
+        q, y = torch.tensor(quantiles).double(), torch.tensor(returns).double()
+        slow = (q[:, None] - y).abs().mean() - (q[:, None] - q).abs().mean() / 2
+        assert_close(crps(q, y), slow, atol=1e-9, rtol=1e-9)
+
+    @settings(max_examples=100, deadline=None)
+    @given(atoms, atoms)
+    def test_pinball_is_its_definition(self, quantiles, returns):
+        q, y = torch.tensor(quantiles).double(), torch.tensor(returns).double()
+        levels = torch.linspace(0.05, 0.9, len(q)).double()
+        difference = y - q[:, None]
+        slow = (difference * (levels[:, None] - (difference < 0).double())).mean()
+        assert_close(pinball_loss(q, y, levels), slow, atol=1e-9, rtol=1e-9)
+
+    def test_levels_must_fit(self):
+        with pytest.raises(ValueError, match=r"levels \(3,\) must be \(2,\)"):
+            pinball_loss(torch.zeros(2), torch.tensor(1.0), torch.zeros(3))
+
+    def test_is_lowest_for_the_true_distribution(self):
+        """Propriety, on which every comparison of critics rests."""
+        y = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+        scores = {sd: crps(normal_atoms(100, 0.0, sd)[None], y[None]).item() for sd in (0.5, 1.0, 2.0)}
+        assert scores[1.0] < scores[0.5] and scores[1.0] < scores[2.0]
+
+
+class TestWasserstein:
+    def test_by_hand(self):
+        # F⁻¹ = 0 | 3 at 1/2; G⁻¹ = 1 | 2 | 6 at thirds: 1/3·1 + 1/6·2 + 1/6·1 + 1/3·3
+        assert_close(wasserstein_1([3.0, 0.0], [6.0, 1.0, 2.0]), torch.tensor(1 / 3 + 1 / 3 + 1 / 6 + 1).double())
+
+    @settings(max_examples=100, deadline=None)
+    @given(atoms, atoms)
+    def test_is_scipys(self, left, right):
+        expected = scipy.stats.wasserstein_distance(left, right)
+        assert wasserstein_1(torch.tensor(left), torch.tensor(right)).item() == pytest.approx(expected, abs=1e-9)
+
+    def test_broadcasts_over_states(self):
+        q, y = torch.randn(4, 3, 7), torch.randn(4, 3, 5)
+        together = wasserstein_1(q, y)
+        assert together.shape == (4, 3)
+        assert_close(together[2, 1], wasserstein_1(q[2, 1], y[2, 1]))
+
+
+class TestCalibration:
+    """The same critic, right or wrong in a known way, read by PIT and coverage."""
+
+    def draws(self, count=20_000, seed=0):
+        return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    def test_calibrated_normal(self):
+        y = self.draws()
+        q = normal_atoms(50).expand(len(y), -1)
+        u = pit(q, y, torch.Generator().manual_seed(1))
+        assert scipy.stats.kstest(u, "uniform").pvalue > 0.01
+        assert pit_distance(q, y) < 0.015
+        for coverage in (0.5, 0.8, 0.9):
+            assert interval_coverage(q, y, coverage) == pytest.approx(coverage, abs=0.01)
+
+    def test_too_narrow_and_shifted_are_seen(self):
+        y = self.draws()
+        # sd 1/2: the 80 % interval is ±1.2816/2, which holds 2Φ(.6408) − 1 = .478
+        narrow = normal_atoms(200, 0.0, 0.5).expand(len(y), -1)
+        assert interval_coverage(narrow, y, 0.8) == pytest.approx(0.478, abs=0.015)
+        shifted = normal_atoms(200, 1.0).expand(len(y), -1)
+        # sup |Φ(x) − Φ(x − 1)| = 2Φ(1/2) − 1
+        assert pit_distance(shifted, y) == pytest.approx(0.383, abs=0.015)
+
+    @pytest.mark.parametrize("probability", [0.1, 0.5, 0.97])
+    def test_calibrated_coin(self, probability):
+        """Returns 0 or 1: unrandomised, the 80 % interval would hold all or nothing."""
+        y = (torch.rand(20_000, generator=torch.Generator().manual_seed(0)) < probability).double()
+        q = (torch.arange(200) >= 200 * (1 - probability)).double().expand(len(y), -1)
+        u = pit(q, y, torch.Generator().manual_seed(1))
+        assert scipy.stats.kstest(u, "uniform").pvalue > 0.01
+        assert pit_distance(q, y) < 0.01
+        for coverage in (0.5, 0.8, 0.9):
+            assert interval_coverage(q, y, coverage) == pytest.approx(coverage, abs=0.01)
+
+    def test_tolerance_forgives_a_networks_wobble(self):
+        y = (torch.rand(20_000, generator=torch.Generator().manual_seed(0)) < 0.3).double()
+        wobble = 0.02 * torch.randn(200, generator=torch.Generator().manual_seed(1))
+        q = ((torch.arange(200) >= 140).double() + wobble).expand(len(y), -1)
+        assert pit_distance(q, y) > 0.2
+        assert pit_distance(q, y, tolerance=0.1) < 0.01
+        assert interval_coverage(q, y, 0.8, tolerance=0.1) == pytest.approx(0.8, abs=0.01)
+
+    def test_certain_and_right_is_calibrated(self):
+        y = torch.tensor([0.0, 1.0, 1.0])
+        assert pit_distance(y[:, None].expand(-1, 4), y) == pytest.approx(0.0, abs=1e-12)
+
+    def test_pit_distance_is_the_mean_over_randomisations(self):
+        q, y = torch.randn(3, 4).round(), torch.randn(3, 6).round()
+        grid = torch.arange(1, 9) / 8
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.stack([pit(q, y, generator) for _ in range(4000)]).flatten()
+        slow = ((draws[:, None] <= grid).double().mean(0) - grid).abs().max()
+        assert pit_distance(q, y) == pytest.approx(slow.item(), abs=0.01)
+
+    def test_coverage_by_hand(self):
+        # M = 2: y = 0 meets the first atom, PIT over [0, 1/2]; the central 80 % keeps [.1, .5] of it: .8
+        # y = 5 is above all: [3/4, 1] keeps [.75, .9]: .6; y = 1/2 is between: [1/4, 3/4], wholly inside
+        q, y = torch.tensor([0.0, 1.0]).expand(3, 2), torch.tensor([0.0, 5.0, 0.5])
+        assert interval_coverage(q, y, 0.8) == pytest.approx((0.8 + 0.6 + 1.0) / 3)
+
+    @settings(max_examples=100, deadline=None)
+    @given(atoms, atoms, st.floats(0.05, 0.95))
+    def test_stay_in_range(self, quantiles, returns, coverage):
+        q, y = torch.tensor(quantiles), torch.tensor(returns)
+        u = pit(q, y)
+        assert u.shape == y.shape and ((0 <= u) & (u <= 1)).all()
+        assert 0 <= interval_coverage(q, y, coverage) <= 1 + 1e-12
+        assert 0 <= pit_distance(q, y) <= 1
+
+    def test_coverage_is_a_share(self):
+        with pytest.raises(ValueError, match="coverage is 80"):
+            interval_coverage(torch.zeros(1, 2), torch.zeros(1), 80)
+
+
+class TestHeads:
+    def test_crossing_rate_by_hand(self):
+        # ties do not cross: of (0, 2, 1, 1) one pair of three, of (0, 1, 2, 3) none
+        assert crossing_rate(torch.tensor([[0.0, 2.0, 1.0, 1.0], [0.0, 1.0, 2.0, 3.0]])) == pytest.approx(1 / 6)
+        assert crossing_rate(torch.zeros(4, 1)) == 0.0
+
+    def test_disagreement_by_hand(self):
+        # head means 1, 4, 4: mean 3, variance (4 + 1 + 1)/3
+        heads = torch.tensor([[0.0, 2.0], [4.0, 4.0], [8.0, 0.0]])
+        assert_close(head_disagreement(heads), torch.tensor(math.sqrt(2.0)).double())
+        assert head_disagreement(heads[:1]).item() == 0.0
+
+
+class TestReport:
+    def report(self, heads=3, quantiles=20, states=500, returns=(), **kwargs):
+        generator = torch.Generator().manual_seed(0)
+        means = torch.randn(states, generator=generator).double()
+        base = means[:, None, None] + normal_atoms(quantiles)
+        q = base + torch.tensor([-0.1, 0.0, 0.1])[:heads, None]
+        extra = (None,) * len(returns)
+        y = means[(..., *extra)] + torch.randn(states, *returns, generator=generator)
+        return critic_report(q, y, **kwargs), q, y
+
+    def test_gathers_the_functions(self):
+        report, q, y = self.report()
+        ensemble = q.mean(1)
+        assert report["explained_variance"] == explained_variance(ensemble.mean(-1), y)
+        assert report["crps"] == pytest.approx(crps(ensemble, y).mean().item())
+        assert report["coverage_80"] == pytest.approx(interval_coverage(ensemble, y, 0.8))
+        assert report["pit_ks"] == pytest.approx(pit_distance(ensemble, y))
+        assert report["head_disagreement"] == pytest.approx(math.sqrt(0.02 / 3))
+        assert report["bias"] == pytest.approx((ensemble.mean(-1) - y).mean().item())
+        assert report["sd"] == pytest.approx(normal_atoms(20).std(correction=0).item())
+        assert report["crossing_rate"] == 0.0
+        assert "wasserstein_1" not in report
+        assert all(isinstance(value, float) for value in report.values())
+
+    def test_against_monte_carlo_truth(self):
+        report, q, y = self.report(returns=(64,))
+        assert report["explained_variance"] > 0.97
+        assert report["wasserstein_1"] == pytest.approx(wasserstein_1(q.mean(1), y).mean().item())
+        assert report["coverage_80"] == pytest.approx(0.8, abs=0.02)
+
+    def test_scalar_critic_has_no_interval_metrics(self):
+        report, q, y = self.report(quantiles=1)
+        assert set(report) == {"explained_variance", "bias", "mae", "crps", "pinball", "head_disagreement"}
+        assert report["crps"] == pytest.approx(report["mae"])
+
+    def test_discrete_returns_get_a_tolerance(self):
+        y = (torch.rand(5000, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+        q = ((torch.arange(200) >= 140) + 0.01 * torch.randn(200)).expand(5000, 1, 200)
+        assert critic_report(q, y)["coverage_80"] == pytest.approx(0.8, abs=0.02)
+        assert critic_report(q, y, tolerance=0.0)["coverage_80"] != pytest.approx(0.8, abs=0.02)
+
+    def test_permuting_states_changes_nothing(self):
+        report, q, y = self.report(states=50)
+        order = torch.randperm(50)
+        assert critic_report(q[order], y[order]) == pytest.approx(report)
+
+    @pytest.mark.parametrize("shapes", [((3, 4), (3,)), ((3, 2, 4), (2,)), ((3, 2, 4), (3, 2, 4))])
+    def test_shapes_are_named(self, shapes):
+        with pytest.raises(ValueError, match=r"must be \(R, N, M\)"):
+            critic_report(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+    def test_empty_set_is_refused(self):
+        with pytest.raises(ValueError, match="no states"):
+            critic_report(torch.zeros(0, 2, 4), torch.zeros(0))
+
+
+@pytest.mark.parametrize("function", [crps, pinball_loss, pit])
+def test_mismatched_states_are_named(function):
+    with pytest.raises(ValueError, match=r"quantiles \(2, 4\), returns \(3,\)"):
+        function(torch.zeros(2, 4), torch.zeros(3))
+
+
+@pytest.mark.parametrize("function", [crps, pinball_loss, wasserstein_1, pit])
+def test_arrays_and_half_precision_are_read_in_float64(function):
+    q, y = torch.randn(3, 4).bfloat16(), torch.randn(3, 5).bfloat16()
+    generator = {"generator": torch.Generator().manual_seed(0)} if function is pit else {}
+    result = function(q, y, **generator)
+    generator = {"generator": torch.Generator().manual_seed(0)} if function is pit else {}
+    assert result.dtype == torch.float64
+    assert_close(function(q.double().numpy(), y.double().numpy(), **generator), result)
