@@ -9,7 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from . import loss_terms
+# Named one by one: transformers ships a file with a model only if it is imported as `from .file import name`.
+from .loss_terms import (
+    head_disagreement,
+    lower_tail,
+    quantile_and_risk,
+    squared_error,
+    tail_curvature,
+    tail_shape,
+    underestimate,
+    upper_tail,
+)
 
 TERMS = ("quantile", "risk", "cvar", "gain", "shift", "shape", "curvature", "consistency")
 
@@ -126,9 +136,9 @@ def dvpo_critic_loss(
         num_items: what sums are divided by; `None` for the number of action tokens here. Pass the number over all
             micro-batches and ranks, and the losses (and gradients) of these add up to those of the whole batch.
         shift_gate: for the calibrated `shift`, whether the *global* batch is underestimated, that is
-            Σ (mean(y) - mean(q)) > 0. `None` decides from this call, which is right when it holds the whole batch. Given (bool, or a 0-dim
-            tensor of 0 or 1), `shift` here is the gate times this call's signed share of the mean, so that the parts
-            add up exactly. The paper's form has its ReLU in each state and ignores it.
+            Σ (mean(y) - mean(q)) > 0. `None` decides from this call, which is right when it holds the whole batch.
+            Given (bool, or a 0-dim tensor of 0 or 1), `shift` here is the gate times this call's signed share of the
+            mean, so that the parts add up exactly. The paper's form has its ReLU in each state and ignores it.
 
     Returns:
         The loss, a 0-dim float32 tensor (float64 for float64 quantiles), and the eight terms by name: unweighted,
@@ -173,28 +183,28 @@ def _terms_by_state(heads: Tensor, targets: Tensor, config: CriticLossConfig) ->
     has_shape = not calibrated or targets.shape[-1] > 1
     terms = {}
     if config.consistency:
-        terms["consistency"] = loss_terms.head_disagreement(heads)
+        terms["consistency"] = head_disagreement(heads)
     if scalar_critic:
         if config.quantile:
-            terms["quantile"] = loss_terms.squared_error(heads, targets)
+            terms["quantile"] = squared_error(heads, targets)
         return terms
     if config.quantile or config.risk:
-        quantile, risk = loss_terms.quantile_and_risk(heads, targets, config.kappa, config.risk_aversion)
+        quantile, risk = quantile_and_risk(heads, targets, config.kappa, config.risk_aversion)
         if config.quantile:
             terms["quantile"] = quantile
         if config.risk:
             terms["risk"] = risk
     if config.shift:
-        underestimate = loss_terms.underestimate(heads, targets)
+        underestimate = underestimate(heads, targets)
         terms["shift"] = underestimate if calibrated else underestimate.clamp(min=0)
     if config.cvar or config.gain or (has_shape and (config.shape or config.curvature)):
         atoms = heads.mean(dim=1).sort(dim=-1).values
         if config.cvar:
-            terms["cvar"] = loss_terms.lower_tail(atoms, targets, config.alpha, calibrated=calibrated)
+            terms["cvar"] = lower_tail(atoms, targets, config.alpha, calibrated=calibrated)
         if config.gain:
-            terms["gain"] = loss_terms.upper_tail(atoms, targets, config.beta, calibrated=calibrated)
+            terms["gain"] = upper_tail(atoms, targets, config.beta, calibrated=calibrated)
         if has_shape and config.shape:
-            terms["shape"] = loss_terms.tail_shape(atoms, targets, config.alpha, config.beta)
+            terms["shape"] = tail_shape(atoms, targets, config.alpha, config.beta)
         if has_shape and config.curvature:
-            terms["curvature"] = loss_terms.tail_curvature(atoms, targets, config.alpha, config.beta)
+            terms["curvature"] = tail_curvature(atoms, targets, config.alpha, config.beta)
     return terms
