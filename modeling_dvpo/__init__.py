@@ -1,3 +1,40 @@
 """Distributional critics for LLM post-training, native to Hugging Face."""
 
+from .advantages import align_to_actions, distributional_gae, labels_from_returns, monte_carlo_returns
+from .auto import AutoModelForDistributionalValue
+from .losses import CriticLossConfig, dvpo_critic_loss
+from .modeling_distributional_value import DistributionalValueOutput, distributional_value_class
+from .quantile_huber import quantile_huber_loss
+from .quantiles import (
+    cvar,
+    expectation,
+    lower_confidence,
+    quantile_levels,
+    spectral_risk,
+    upper_tail_mean,
+    value_at_risk,
+    wang_risk,
+)
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AutoModelForDistributionalValue",
+    "CriticLossConfig",
+    "DistributionalValueOutput",
+    "align_to_actions",
+    "cvar",
+    "distributional_gae",
+    "distributional_value_class",
+    "dvpo_critic_loss",
+    "expectation",
+    "labels_from_returns",
+    "lower_confidence",
+    "monte_carlo_returns",
+    "quantile_huber_loss",
+    "quantile_levels",
+    "spectral_risk",
+    "upper_tail_mean",
+    "value_at_risk",
+    "wang_risk",
+]

@@ -2,7 +2,7 @@
 
 Shapes: R states, N heads, M quantiles a head, K target atoms. `heads` is `(R, N, M)`; `atoms` `(R, M)` the *sorted*
 ensemble distribution (mean over heads, then sorted); `targets` `(R, K)`, which carry no gradient. Each function
-returns `(R,)`, unweighted, in the (squared) units of its inputs. Equation numbers are those of DVPO (arXiv:2512.03847).
+returns `(R,)`, unweighted, in the (squared) units of its inputs. Equations are those of DVPO (arXiv:2512.03847).
 """
 
 import math

@@ -195,8 +195,8 @@ def _terms_by_state(heads: Tensor, targets: Tensor, config: CriticLossConfig) ->
         if config.risk:
             terms["risk"] = risk
     if config.shift:
-        underestimate = underestimate(heads, targets)
-        terms["shift"] = underestimate if calibrated else underestimate.clamp(min=0)
+        gap = underestimate(heads, targets)
+        terms["shift"] = gap if calibrated else gap.clamp(min=0)
     if config.cvar or config.gain or (has_shape and (config.shape or config.curvature)):
         atoms = heads.mean(dim=1).sort(dim=-1).values
         if config.cvar:
