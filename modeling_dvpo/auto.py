@@ -1,0 +1,140 @@
+"""`AutoModelForDistributionalValue`: the critic of any decoder-only causal LM family, by checkpoint or config."""
+
+import copy
+import json
+from pathlib import Path
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
+
+from .modeling_distributional_value import (
+    HEAD_SETTINGS,
+    critic_config_class,
+    distributional_value_class,
+)
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+class _CriticMapping:
+    """Config class -> critic class, made on demand; covers whatever is registered as causal LM and as backbone."""
+
+    def __init__(self):
+        self._registered = {}
+
+    def __contains__(self, config_class) -> bool:
+        try:
+            self[config_class]
+        except (KeyError, ValueError):
+            return False
+        return True
+
+    def __getitem__(self, config_class):
+        return self._registered.get(config_class) or distributional_value_class(config_class)
+
+    def keys(self):
+        supported = [c for c in MODEL_FOR_CAUSAL_LM_MAPPING.keys() if c in self]
+        return [*supported, *(c for c in self._registered if c not in supported)]
+
+    def __iter__(self):
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def register(self, config_class, model_class, exist_ok=False):
+        if config_class in self._registered and not exist_ok:
+            raise ValueError(f"{config_class.__name__} is already registered with a critic class.")
+        self._registered[config_class] = model_class
+
+
+class AutoModelForDistributionalValue(_BaseAutoModelClass):
+    """Loads or builds a distributional critic; use `from_pretrained` or `from_config`.
+
+    Example:
+        >>> critic = AutoModelForDistributionalValue.from_pretrained("Qwen/Qwen3-8B", num_quantiles=200)  # doctest: +SKIP
+        >>> critic(**tokenizer("2 + 2 =", return_tensors="pt")).quantiles.shape  # doctest: +SKIP
+        torch.Size([1, 5, 3, 200])
+    """
+
+    _model_mapping = _CriticMapping()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Load a critic, or put fresh heads on a base LM, policy, reward model, classifier or bare backbone.
+
+        Args:
+            pretrained_model_name_or_path: directory or Hub repository of a checkpoint, or of a LoRA adapter that was
+                saved with its critic's config.
+            num_value_heads, num_quantiles, value_head_type: for fresh heads (3, 200, "linear"); a checkpoint that is
+                a critic has its own. `num_quantiles=1` makes a scalar critic.
+            others: as `AutoModel.from_pretrained` (dtype, device_map, attn_implementation, revision, token, ...).
+
+        Raises:
+            ValueError: encoder-only or encoder-decoder family; backbone weights missing; a critic whose heads are
+                missing, of another shape than its config says, or than asked for.
+        """
+        settings = {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        adapter = find_adapter_config_file(
+            pretrained_model_name_or_path, **{k: v for k, v in hub.items() if k != "subfolder"}
+        )
+        if adapter is not None:
+            return cls._from_adapter(pretrained_model_name_or_path, adapter, settings, model_args, kwargs)
+        config = kwargs.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            config = AutoConfig.from_pretrained(
+                config or pretrained_model_name_or_path, trust_remote_code=kwargs.get("trust_remote_code"), **hub
+            )
+        if type(config) not in cls._model_mapping:
+            critic_config_class(type(config))  # says why not
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, critic_settings=settings, **kwargs)
+
+    @classmethod
+    def from_config(cls, config, **kwargs):
+        """Build a critic with random weights; takes the head settings of `from_pretrained`. `config` is not changed.
+
+        Raises:
+            ValueError: as `from_pretrained`.
+        """
+        settings = {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
+        if type(config) not in cls._model_mapping:
+            critic_config_class(type(config))
+        return super().from_config(copy.deepcopy(config), critic_settings=settings, **kwargs)
+
+    @classmethod
+    def _from_adapter(cls, path, adapter_config_file, settings, model_args, kwargs):
+        """The critic that a LoRA adapter was trained on: its base model's backbone, the adapter and its heads."""
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        if cached_file(path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub) is None:
+            raise ValueError(
+                f"{path} holds an adapter but no {CONFIG_NAME}, so its number of heads and quantiles and its return "
+                "scale are unknown. Save the critic's config beside it: critic.config.save_pretrained(directory)."
+            )
+        config = AutoConfig.from_pretrained(path, **hub)
+        stored = {name: getattr(config, name, None) for name in HEAD_SETTINGS}
+        if None in stored.values() or any(stored[name] != value for name, value in settings.items()):
+            raise ValueError(f"The adapter {path} was saved with the heads {stored}, but {settings} were asked for.")
+        base = json.loads(Path(adapter_config_file).read_text())["base_model_name_or_path"]
+        # the base repository has revisions of its own
+        base_kwargs = {k: v for k, v in kwargs.items() if k not in ("revision", "subfolder", "config")}
+        model = cls.from_pretrained(base, *model_args, config=config, **base_kwargs)
+        keys = _adapter_keys(path, hub)
+        lacking = [k for k, _ in model.quantile_heads.named_parameters() if not any(f"quantile_heads.{k}" in key or
+                   key.endswith(f"quantile_heads.modules_to_save.default.{k}") for key in keys)]
+        if lacking:
+            raise ValueError(
+                f"The adapter {path} lacks {', '.join('quantile_heads.' + k for k in lacking)}: train it with "
+                'LoraConfig(modules_to_save=["quantile_heads"]) so that its heads are saved with it.'
+            )
+        model.load_adapter(path, adapter_kwargs=hub)
+        return model
+
+
+def _adapter_keys(path, hub) -> list[str]:
+    from safetensors import safe_open
+
+    weights = cached_file(path, "adapter_model.safetensors", **hub)
+    with safe_open(weights, framework="pt") as file:
+        return list(file.keys())
