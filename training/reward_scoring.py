@@ -43,7 +43,7 @@ def load_reward_function(name: str) -> RewardFunction:
             "installed or its directory is on PYTHONPATH."
         ) from error
     if not callable(function):
-        raise RewardDataError(f"{name!r} is a {type(function).__name__}, not a function that scores completions.")
+        raise RewardDataError(f"{name!r} is {function!r:.40}, not a function that scores completions.")
     return function
 
 
