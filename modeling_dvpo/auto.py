@@ -53,7 +53,7 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
     """Loads or builds a distributional critic; use `from_pretrained` or `from_config`.
 
     Example:
-        >>> critic = AutoModelForDistributionalValue.from_pretrained("Qwen/Qwen3-8B", num_quantiles=200)  # doctest: +SKIP
+        >>> critic = AutoModelForDistributionalValue.from_pretrained("Qwen/Qwen3-8B")  # doctest: +SKIP
         >>> critic(**tokenizer("2 + 2 =", return_tensors="pt")).quantiles.shape  # doctest: +SKIP
         torch.Size([1, 5, 3, 200])
     """
@@ -121,8 +121,14 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
         base_kwargs = {k: v for k, v in kwargs.items() if k not in ("revision", "subfolder", "config")}
         model = cls.from_pretrained(base, *model_args, config=config, **base_kwargs)
         keys = _adapter_keys(path, hub)
-        lacking = [k for k, _ in model.quantile_heads.named_parameters() if not any(f"quantile_heads.{k}" in key or
-                   key.endswith(f"quantile_heads.modules_to_save.default.{k}") for key in keys)]
+        lacking = [
+            k
+            for k, _ in model.quantile_heads.named_parameters()
+            if not any(
+                f"quantile_heads.{k}" in key or key.endswith(f"quantile_heads.modules_to_save.default.{k}")
+                for key in keys
+            )
+        ]
         if lacking:
             raise ValueError(
                 f"The adapter {path} lacks {', '.join('quantile_heads.' + k for k in lacking)}: train it with "

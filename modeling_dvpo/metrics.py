@@ -21,9 +21,6 @@ from torch import Tensor
 
 from modeling_dvpo.quantiles import quantile_levels
 
-# Up to this many distinct returns, a set counts as discrete in `critic_report`.
-DISCRETE_VALUES = 32
-
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """1 − Var(returns − values) / Var(returns), over the whole set at once.
@@ -138,7 +135,7 @@ def pit(
         float64, of the shape of `returns`.
     """
     shape = torch.as_tensor(returns).shape
-    low, high = _pit_bounds(quantiles, returns, tolerance)
+    low, high = pit_bounds(quantiles, returns, tolerance)
     spread = torch.rand(low.shape, generator=generator, dtype=torch.float64).to(low.device)
     return ((low + (high - low) * spread) / (2 * quantiles.shape[-1])).reshape(shape)
 
@@ -149,8 +146,8 @@ def pit_distance(quantiles: Tensor, returns: Tensor, *, tolerance: float = 0.0) 
     Of the *expected* distribution over the randomisation, which is known exactly: no random numbers.
     Even for a calibrated critic it is of order 1/√R, since R returns are a sample.
     """
-    low, high = _pit_bounds(quantiles, returns, tolerance)
-    return _distance_from_uniform(low, high, quantiles.shape[-1])
+    low, high = pit_bounds(quantiles, returns, tolerance)
+    return distance_from_uniform(pit_slope(low, high, quantiles.shape[-1]), low.numel())
 
 
 def interval_coverage(quantiles: Tensor, returns: Tensor, coverage: float = 0.8, *, tolerance: float = 0.0) -> float:
@@ -172,8 +169,8 @@ def interval_coverage(quantiles: Tensor, returns: Tensor, coverage: float = 0.8,
     """
     if not 0.0 < coverage < 1.0:
         raise ValueError(f"coverage is {coverage}; it is a share between 0 and 1.")
-    low, high = _pit_bounds(quantiles, returns, tolerance)
-    return _share_inside(low, high, coverage, quantiles.shape[-1])
+    low, high = pit_bounds(quantiles, returns, tolerance)
+    return share_inside(low, high, coverage, quantiles.shape[-1]).mean().item()
 
 
 def crossing_rate(quantiles: Tensor) -> float:
@@ -200,63 +197,7 @@ def head_disagreement(quantiles: Tensor) -> Tensor:
     return _double(quantiles).mean(-1).std(-1, correction=0)
 
 
-def critic_report(quantiles: Tensor, returns: Tensor, *, tolerance: float | None = None) -> dict[str, float]:
-    """Every metric of one critic on one set.
-
-    Args:
-        quantiles: (R, N, M) raw heads, in the reward's units.
-        returns: (R,), or (R, K) Monte-Carlo continuations of each state.
-        tolerance: as in `pit`. By default a tenth of the smallest gap between returns where they take at most
-            32 distinct values, and 0 otherwise.
-
-    Returns:
-        explained_variance    of the state's mean return by the critic's mean
-        bias                  mean(value − return)
-        mae                   mean |value − mean return|
-        crps, pinball         means over states
-        head_disagreement     mean over states
-        and, for a distributional critic (M > 1),
-        coverage_50 / _80 / _90   see `interval_coverage`
-        pit_ks                see `pit_distance`
-        crossing_rate         of the raw heads
-        sd                    mean standard deviation of the predicted distribution
-        and with K > 1
-        wasserstein_1         mean over states, to the K returns; M > 1 only
-    """
-    quantiles, returns = _double(quantiles), _double(returns)
-    if quantiles.dim() != 3 or returns.dim() not in (1, 2) or quantiles.shape[0] != returns.shape[0]:
-        raise ValueError(
-            f"quantiles {tuple(quantiles.shape)} must be (R, N, M) and returns {tuple(returns.shape)} (R,) or (R, K)."
-        )
-    if not quantiles.shape[0]:
-        raise ValueError("There are no states to report on: quantiles and returns are empty.")
-    ensemble = quantiles.mean(1)
-    values = ensemble.mean(-1)
-    returns = returns if returns.dim() == 2 else returns[:, None]
-    mean_returns = returns.mean(-1)
-    report = {
-        "explained_variance": explained_variance(values, mean_returns),
-        "bias": (values - mean_returns).mean().item(),
-        "mae": (values - mean_returns).abs().mean().item(),
-        "crps": crps(ensemble, returns).mean().item(),
-        "pinball": pinball_loss(ensemble, returns).mean().item(),
-        "head_disagreement": head_disagreement(quantiles).mean().item(),
-    }
-    num_quantiles = quantiles.shape[-1]
-    if num_quantiles == 1:
-        return report
-    low, high = _pit_bounds(ensemble, returns, _matching_tolerance(returns) if tolerance is None else tolerance)
-    for percent in (50, 80, 90):
-        report[f"coverage_{percent}"] = _share_inside(low, high, percent / 100, num_quantiles)
-    report["pit_ks"] = _distance_from_uniform(low, high, num_quantiles)
-    report["crossing_rate"] = crossing_rate(quantiles)
-    report["sd"] = ensemble.std(-1, correction=0).mean().item()
-    if returns.shape[-1] > 1:
-        report["wasserstein_1"] = wasserstein_1(ensemble, returns).mean().item()
-    return report
-
-
-def _pit_bounds(quantiles: Tensor, returns: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def pit_bounds(quantiles: Tensor, returns: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """Ends of each return's PIT range in half steps of 1/(2M), as integers: (..., K) in 0..2M, low < high."""
     quantiles, returns = _pair(quantiles, returns)
     ordered = quantiles.sort(-1).values
@@ -268,27 +209,28 @@ def _pit_bounds(quantiles: Tensor, returns: Tensor, tolerance: float) -> tuple[T
     return low, high
 
 
-def _share_inside(low: Tensor, high: Tensor, coverage: float, num_quantiles: int) -> float:
+def share_inside(low: Tensor, high: Tensor, coverage: float, num_quantiles: int) -> Tensor:
+    """Which part of each PIT range of `pit_bounds` the central interval of this coverage holds, elementwise."""
     bottom, top = num_quantiles * (1 - coverage), num_quantiles * (1 + coverage)
     inside = high.double().clamp(bottom, top) - low.double().clamp(bottom, top)
-    return (inside / (high - low)).mean().item()
+    return inside / (high - low)
 
 
-def _distance_from_uniform(low: Tensor, high: Tensor, num_quantiles: int) -> float:
+def pit_slope(low: Tensor, high: Tensor, num_quantiles: int) -> Tensor:
+    """Change of the PIT's summed density at every half step of 1/(2M), (2M + 1,); adds up over sets."""
+    slope = torch.zeros(2 * num_quantiles + 1, dtype=torch.float64, device=low.device)
     low, high = low.flatten(), high.flatten()
+    density = 1.0 / (high - low).double()
+    return slope.index_add_(0, low, density).index_add_(0, high, -density)
+
+
+def distance_from_uniform(slope: Tensor, count: float) -> float:
+    """Largest distance from uniform of the distribution function with this `pit_slope` over `count` returns."""
     # Each range adds a constant density between its ends; summed twice, the distribution function at every half step,
     # between which it is linear, so that the largest distance is at one of them.
-    slope = torch.zeros(2 * num_quantiles + 1, dtype=torch.float64, device=low.device)
-    density = 1.0 / (high - low).double()
-    slope.index_add_(0, low, density).index_add_(0, high, -density)
-    reached = slope.cumsum(0)[:-1].cumsum(0) / low.numel()
-    uniform = torch.arange(1, 2 * num_quantiles + 1, dtype=torch.float64, device=low.device) / (2 * num_quantiles)
+    reached = slope.cumsum(0)[:-1].cumsum(0) / count
+    uniform = torch.arange(1, len(reached) + 1, dtype=torch.float64, device=slope.device) / len(reached)
     return (reached - uniform).abs().max().item()
-
-
-def _matching_tolerance(returns: Tensor) -> float:
-    distinct = returns.unique()
-    return 0.1 * distinct.diff().min().item() if 1 < distinct.numel() <= DISCRETE_VALUES else 0.0
 
 
 def _pair(quantiles: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,7 @@ def raise_for_problems(notes: Sequence[str], row_ids: Sequence[int], source: str
     rows = [row for row, note in bad if note.startswith(f"{kind}: ")]
     what, advice = PROBLEMS[kind]
     others = len(bad) - len(rows)
-    more = f" {others} other rows have other problems." if others else ""
+    more = f" Other problems in rows beside these: {others}." if others else ""
     raise RewardDataError(
         f"{len(rows)} of {len(notes)} rows of {source} {what} ({list_rows(rows)}; the first: {found}). {advice}{more}"
     )

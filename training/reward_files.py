@@ -55,9 +55,10 @@ def _read(path: Path, name: str, split: str, config: str | None, text_columns: S
         if path.suffix == ".csv":
             # pandas would read a completion "007" as 7, and "null" or "NA" as nothing.
             with path.open(newline="", encoding="utf-8-sig") as file:
-                others = [column for column in next(csv.reader(file)) if column not in text_columns]
+                columns = next(csv.reader(file))
+            others = [column for column in columns if column not in text_columns]
             options = {
-                "dtype": dict.fromkeys(text_columns, str),
+                "converters": {column: str for column in columns if column in text_columns},
                 "keep_default_na": False,
                 "na_values": {column: ["", "nan", "NaN", "NA", "None", "null"] for column in others},
             }

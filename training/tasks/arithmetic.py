@@ -172,7 +172,9 @@ def process_reward(prompts: list[str], completions: list[str], **columns) -> lis
     rewards = []
     for prompt, completion in zip(prompts, completions, strict=True):
         problem = Problem.from_prompt(prompt)
-        steps = [line for line in completion.split(";") if not line.startswith(ANSWER)]
+        steps = completion.split(";")
+        if steps[-1].startswith(ANSWER):
+            steps.pop()
         needed = len(problem.operators)
         wrong = max(len(steps), needed) - min(sum(map(_is_true, steps)), needed)
         rewards.append(float(is_correct(prompt, completion)) - wrong)

@@ -1,0 +1,82 @@
+"""Resumable checkpoints: weights, optimizer, schedule, random state and data position, written atomically.
+
+A checkpoint is written as `step-N.partial` and renamed when every rank is done, so a directory `step-N` is whole.
+It is the run's own working state in torch's distributed checkpoint format, for the same script to read; what leaves
+the run is safetensors (`save_pretrained`).
+"""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from modeling_dvpo.training.distributed import barrier, is_main, rank, world_size
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+CHECKPOINTS = "checkpoints"
+
+
+def save_checkpoint(output_dir, step: int, model, optimizer, progress: dict, *, keep: int) -> None:
+    """Write `checkpoints/step-N`, then delete all but the newest `keep`; every rank must call it.
+
+    Args:
+        progress: JSON-able state of the loop (scheduler, running means, best metric ...).
+    """
+    folder = Path(output_dir) / CHECKPOINTS
+    target, partial = folder / f"step-{step}", folder / f"step-{step}.partial"
+    if is_main():
+        for leftover in folder.glob("*.partial"):
+            shutil.rmtree(leftover)
+        partial.mkdir(parents=True)
+    barrier()
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is a supported case
+        state = {"model": model_state, "optimizer": optimizer_state}
+        dcp.save(state, checkpoint_id=partial, no_dist=world_size() == 1)
+    save_file(_random_state(), partial / f"random-{rank()}.safetensors")
+    if is_main():
+        (partial / "progress.json").write_text(json.dumps({"step": step, "world_size": world_size(), **progress}))
+    barrier()
+    if is_main():
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for old in list_checkpoints(output_dir)[:-keep]:
+            shutil.rmtree(old)
+    barrier()
+
+
+def list_checkpoints(output_dir) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    folders = [p for p in (Path(output_dir) / CHECKPOINTS).glob("step-*") if p.suffix != ".partial"]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def load_checkpoint(path: Path, model, optimizer) -> dict:
+    """Restore model, optimizer and random state in place; returns the progress that was saved.
+
+    The number of ranks may differ from the one that saved; the data order does not depend on it, dropout's does.
+    """
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state}
+    dcp.load(state, checkpoint_id=path, no_dist=world_size() == 1)
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    progress = json.loads((path / "progress.json").read_text())
+    if progress["world_size"] == world_size():
+        _restore_random_state(load_file(path / f"random-{rank()}.safetensors"))
+    return progress
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    # dropout and sampled targets draw from torch; the data order is a function of seed and epoch
+    cuda = {f"cuda_{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state.pop("cpu"))
+    for name, device_state in state.items():
+        torch.cuda.set_rng_state(device_state, int(name.removeprefix("cuda_")))

@@ -1,0 +1,41 @@
+"""Held-out evaluation during training: every action token's prediction against the return that followed."""
+
+import torch
+from modeling_dvpo.training.critic_files import dataset_returns
+from modeling_dvpo.training.critic_step import critic_quantiles, monte_carlo_targets
+from modeling_dvpo.training.distributed import sum_over_ranks
+from modeling_dvpo.training.packing import RewardBatchSampler
+
+from modeling_dvpo.critic_report import CriticReport
+
+# Metrics of `CriticReport` that can choose the best weights, and whether more of them is better.
+BEST_METRICS = {"explained_variance": True, "crps": False, "pinball": False, "mae": False}
+
+
+@torch.no_grad()
+def evaluate(critic, rows, collate, gamma: float, layout: dict, device) -> dict[str, float]:
+    """`CriticReport` over all action tokens of `rows`; every rank must call it, every rank gets the result.
+
+    Args:
+        collate: a `RewardCollator`.
+        layout: `max_tokens`, `packing`, `rank`, `world_size`.
+    """
+    training = critic.training
+    critic.eval()
+    report = CriticReport(dataset_returns(rows, gamma))
+    sampler = RewardBatchSampler(rows["length"], rows_per_step=len(rows), shuffle=False, **layout)
+    for micro in next(sampler.steps()):
+        batch = collate([rows[i] for i in micro.rows], filler=micro.filler)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        mask = batch["completion_mask"]
+        report.add(critic_quantiles(critic, batch)[mask], monte_carlo_targets(batch, gamma)[mask])
+    report.reduce(sum_over_ranks)
+    critic.train(training)
+    return report.compute()
+
+
+def is_better(report: dict[str, float], best: dict[str, float] | None, metric: str) -> bool:
+    """Whether `report` beats `best` by this metric; the first report always does."""
+    if best is None:
+        return True
+    return report[metric] > best[metric] if BEST_METRICS[metric] else report[metric] < best[metric]

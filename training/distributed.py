@@ -1,0 +1,118 @@
+"""One process or many: the process group, FSDP2 sharding, and sums over ranks.
+
+Every script runs as one plain process or under `torchrun --nproc-per-node N`; only this file knows which.
+"""
+
+import os
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+
+@contextmanager
+def distributed_run():
+    """Yield the device of this rank; under torchrun, with a process group around the block."""
+    if "LOCAL_RANK" not in os.environ:
+        yield torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    dist.init_process_group(backend)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def main_process_first():
+    """Run the block on rank 0, then on the others, which find its caches."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Element-wise sum over ranks, on every rank; the tensor itself with one process."""
+    if world_size() > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Concatenate the ranks' tensors, of any unequal lengths, along dim 0; on the CPU of every rank."""
+    tensor = tensor.cpu()
+    if world_size() == 1:
+        return tensor
+    lengths = [torch.zeros(1, dtype=torch.long) for _ in range(world_size())]
+    dist.all_gather(lengths, torch.tensor([len(tensor)]))
+    longest = int(max(lengths))
+    padded = tensor.new_zeros(longest, *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    gathered = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[: int(length)] for rows, length in zip(gathered, lengths, strict=True)])
+
+
+def shard(model: torch.nn.Module, *, bf16: bool) -> torch.nn.Module:
+    """FSDP2: shard parameters, gradients and optimizer state over all ranks, in place; nothing with one process.
+
+    Each of the family's layers is a unit, the heads are one of their own that computes in float32. Gradients are
+    summed, not averaged, over ranks: losses are already divided by the global number of action tokens.
+    """
+    if world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    mesh = init_device_mesh(device.type, (world_size(),))
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = half if bf16 else MixedPrecisionPolicy()
+    layer_names = set(model._no_split_modules or ())
+    units = [m for m in model.modules() if type(m).__name__ in layer_names]
+    for layer in units:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    full = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32)
+    fully_shard(model.quantile_heads, mesh=mesh, mp_policy=full)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    for module in (*units, model.quantile_heads, model):
+        module.set_gradient_divide_factor(1.0)
+    return model
+
+
+def compute_dtype(device: torch.device, *, bf16: bool):
+    """Context of the forward pass: in one process bf16 autocast over float32 weights, in many FSDP2's own policy."""
+    if bf16 and world_size() == 1:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def full_value(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole of a sharded tensor, or the tensor."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,214 @@
+"""Fine-tune a distributional critic on a reward set, offline.
+
+    python training/train_critic.py training/recipes/demo.yaml --output_dir outputs/critic
+    torchrun --nproc-per-node 8 training/train_critic.py training/recipes/qwen3-8b.yaml --output_dir outputs/critic
+
+The critic is new, on the backbone of any causal LM, or loaded. One process or many: same script, same recipe, same
+curve. docs/train_critic.md has the settings, the files that are written and what each metric means.
+"""
+
+import math
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from modeling_dvpo.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from modeling_dvpo.training.config import ConfigError, parse_config
+from modeling_dvpo.training.critic_arguments import CriticArguments, TrainingArguments
+from modeling_dvpo.training.critic_evaluation import evaluate, is_better
+from modeling_dvpo.training.critic_files import (
+    dataset_returns,
+    load_config,
+    load_critic,
+    save_critic,
+    training_record,
+)
+from modeling_dvpo.training.critic_step import Targets, critic_loss
+from modeling_dvpo.training.distributed import (
+    compute_dtype,
+    distributed_run,
+    full_value,
+    is_main,
+    main_process_first,
+    rank,
+    shard,
+    sum_over_ranks,
+    world_size,
+)
+from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, supports_packing
+from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError, load_reward_data
+from modeling_dvpo.training.run_directory import open_run_directory
+from modeling_dvpo.training.tracking import RunLog
+from modeling_dvpo.training.trainable import choose_trainable, make_optimizer, parameter_counts
+from transformers import AutoTokenizer, get_scheduler, set_seed
+from transformers.utils import logging as transformers_logging
+
+from modeling_dvpo import CriticLossConfig
+
+# How fast the running mean behind the `shift` gate forgets: about the last 20 steps.
+SHIFT_MEMORY = 0.95
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the script with these arguments, by default the command line's."""
+    critic_args, data_args, args = parse_config((CriticArguments, RewardDataArguments, TrainingArguments), arguments)
+    loss_config = CriticLossConfig.from_dict(args.critic_loss or {})
+    settings = {**asdict(critic_args), **asdict(data_args), **asdict(args)}
+    transformers_logging.disable_progress_bar()
+    with distributed_run() as device:
+        if not is_main():
+            transformers_logging.set_verbosity_error()
+        with main_process_first():
+            open_run_directory(args.output_dir, settings, resume=args.resume, overwrite=args.overwrite_output_dir)
+        CriticRun(critic_args, data_args, args, loss_config, settings, device).train()
+
+
+class CriticRun:
+    """Everything between the settings and the trained critic, in the order it happens."""
+
+    def __init__(self, critic_args, data_args, args, loss_config, settings, device):
+        self.args, self.loss_config, self.device = args, loss_config, device
+        set_seed(args.seed)
+        # Data first: bad input is named before any weights are read.
+        name, revision = critic_args.model_name_or_path, critic_args.revision
+        self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        model_config = load_config(critic_args)
+        with main_process_first():
+            self.train_set, self.eval_set = load_reward_data(
+                data_args, self.tokenizer, model_config=model_config, seed=args.seed
+            )
+        returns = dataset_returns(self.train_set, args.gamma)
+
+        self.critic = critic = load_critic(critic_args)
+        critic.fit_return_scale(returns, fresh_heads=not hasattr(model_config, "num_value_heads"))
+        critic.config.critic_loss = loss_config.to_dict()
+        critic.config.critic_training = training_record(critic_args, data_args, args, returns, self.train_set)
+        packing = supports_packing(critic) if args.packing is None else args.packing
+        choose_trainable(critic, critic_args)
+        if args.gradient_checkpointing:
+            critic.gradient_checkpointing_enable({"use_reentrant": False})
+        trained, parameters = parameter_counts(critic)
+        shard(critic.to(device), bf16=args.bf16)
+
+        self.layout = {
+            "max_tokens": args.max_tokens_per_device,
+            "packing": packing,
+            "rank": rank(),
+            "world_size": world_size(),
+        }
+        self.sampler = RewardBatchSampler(
+            self.train_set["length"], rows_per_step=args.rows_per_step, seed=args.seed, **self.layout
+        )
+        self.collate = RewardCollator(packing=packing, pad_token_id=self.tokenizer.pad_token_id)
+        epochs = math.ceil(args.num_train_epochs * len(self.sampler))
+        self.total_steps = args.max_steps if args.max_steps > 0 else epochs
+        self.optimizer = make_optimizer(critic, args)
+        warmup = math.ceil(args.warmup_ratio * self.total_steps)
+        self.schedule = get_scheduler(args.lr_scheduler_type, self.optimizer, warmup, self.total_steps)
+        self.targets = Targets(returns=args.returns, gamma=args.gamma, lam=args.lam, target=args.target)
+        self.progress = {"step": 0, "underestimation": 0.0, "best": None}
+        if args.resume and (found := list_checkpoints(args.output_dir)):
+            self.progress = load_checkpoint(found[-1], critic, self.optimizer)
+            self.schedule.load_state_dict(self.progress["schedule"])
+        self.log = RunLog(args.output_dir, self.total_steps, self.progress["step"], args.report_to, settings)
+        self.log.say(
+            f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
+            f"quantiles, {trained:,} of {parameters:,} parameters train\n"
+            f"{len(self.train_set):,} rows to train on, {len(self.eval_set or ()):,} held out, "
+            f"{'packed' if packing else 'padded'}; {self.total_steps} steps; {world_size()} process(es) on {device}"
+        )
+
+    def train(self) -> None:
+        args = self.args
+        self.critic.train()
+        started, tokens = time.perf_counter(), 0
+        while (step := self.progress["step"]) < self.total_steps:
+            epoch, start = divmod(step, len(self.sampler))
+            for micro_batches in self.sampler.steps(epoch, start):
+                step += 1
+                metrics = self.optimizer_step(step, micro_batches)
+                tokens += metrics["action_tokens"]
+                self.log.step(step, {name: metrics[name] for name in ("loss", "quantile", "cvar", "grad_norm")})
+                last = step == self.total_steps
+                if last or step % args.logging_steps == 0:
+                    speed = tokens / (time.perf_counter() - started)
+                    self.log.write(step, {**metrics, "action_tokens_per_second": speed})
+                if last or (args.eval_steps and step % args.eval_steps == 0):
+                    self.evaluate(step)
+                if last or (args.save_steps and step % args.save_steps == 0):
+                    self.progress["schedule"] = self.schedule.state_dict()
+                    keep = args.save_total_limit
+                    save_checkpoint(args.output_dir, step, self.critic, self.optimizer, self.progress, keep=keep)
+                if last:
+                    break
+        self.save("last", self.last_report)
+        self.log.close()
+
+    def optimizer_step(self, step: int, micro_batches) -> dict[str, float]:
+        """Forward, backward and update on one step's rows; its metrics, summed over micro-batches and ranks."""
+        batches = [self.batch(micro) for micro in micro_batches]
+        num_items = sum_over_ranks(sum(batch["completion_mask"].sum() for batch in batches)).item()
+        sums: dict[str, torch.Tensor] = {}
+        for i, batch in enumerate(batches):
+            if world_size() > 1:  # gradients meet once a step
+                self.critic.set_requires_gradient_sync(i == len(batches) - 1)
+            with compute_dtype(self.device, bf16=self.args.bf16):
+                loss, terms = critic_loss(
+                    self.critic,
+                    batch,
+                    self.targets,
+                    self.loss_config,
+                    num_items=num_items,
+                    shift_gate=self.progress["underestimation"] > 0,
+                )
+            loss.backward()
+            for name, value in {"loss": loss.detach(), **terms}.items():
+                sums[name] = sums.get(name, 0) + value
+        totals = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
+        metrics = dict(zip(sums, totals, strict=True))
+        norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.max_grad_norm)
+        metrics["grad_norm"] = full_value(norm).item()
+        if not all(math.isfinite(metrics[name]) for name in ("loss", "grad_norm")):
+            raise FloatingPointError(
+                f"Step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. No update was made; what "
+                f"{self.args.output_dir} holds is unharmed. Lower the learning rates, or look for extreme rewards."
+            )
+        metrics["learning_rate"] = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        memory = SHIFT_MEMORY * self.progress["underestimation"]
+        self.progress["underestimation"] = memory + (1 - SHIFT_MEMORY) * metrics["underestimation"]
+        self.progress["step"] = step
+        return {**metrics, "epoch": step / len(self.sampler), "action_tokens": num_items}
+
+    def batch(self, micro) -> dict[str, torch.Tensor]:
+        batch = self.collate([self.train_set[i] for i in micro.rows], filler=micro.filler)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def evaluate(self, step: int) -> None:
+        self.last_report = None
+        if not self.eval_set:
+            return
+        with compute_dtype(self.device, bf16=self.args.bf16):
+            report = evaluate(self.critic, self.eval_set, self.collate, self.args.gamma, self.layout, self.device)
+        self.last_report = report
+        self.log.write(step, {f"eval_{name}": value for name, value in report.items()})
+        self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
+        if is_better(report, self.progress["best"], self.args.best_metric):
+            self.progress["best"] = report
+            self.save("best", report)
+
+    def save(self, name: str, report: dict | None) -> None:
+        directory = Path(self.args.output_dir) / name
+        save_critic(self.critic, self.tokenizer, directory, step=self.progress["step"], report=report)
+        self.log.say(f"saved {directory}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ConfigError, RewardDataError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,55 @@
+"""Which of the critic's parameters train, and at which rate: heads only, LoRA and heads, or all."""
+
+import torch
+from torch import nn
+
+TRAINABLE = ("all", "lora", "heads")
+
+
+def choose_trainable(critic: nn.Module, args) -> None:
+    """Freeze what does not train, in place; with "lora", add the adapter. Call before sharding.
+
+    Args:
+        args: `trainable` (one of TRAINABLE) and the `lora_*` settings.
+    """
+    if args.trainable == "heads":
+        critic.requires_grad_(False)
+        critic.quantile_heads.requires_grad_(True)
+    if args.trainable == "lora":
+        from peft import LoraConfig
+
+        critic.add_adapter(
+            LoraConfig(
+                r=args.lora_r,
+                lora_alpha=args.lora_alpha,
+                lora_dropout=args.lora_dropout,
+                target_modules=args.lora_target_modules,
+                modules_to_save=["quantile_heads"],
+                base_model_name_or_path=args.model_name_or_path,
+            )
+        )
+
+
+def make_optimizer(critic: nn.Module, args) -> torch.optim.Optimizer:
+    """AdamW with a rate for the body and one for the heads; norms and biases do not decay."""
+    groups = {}
+    for name, parameter in critic.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(("quantile_heads." in name, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": args.heads_learning_rate if heads else args.learning_rate,
+                "weight_decay": args.weight_decay if decays else 0.0,
+            }
+            for (heads, decays), parameters in sorted(groups.items(), key=lambda group: group[0])
+        ],
+        betas=(0.9, 0.95),
+    )
+
+
+def parameter_counts(critic: nn.Module) -> tuple[int, int]:
+    """(trained, all) parameters; of the whole model, sharded or not."""
+    sizes = [(p.numel(), p.requires_grad) for p in critic.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
