@@ -24,6 +24,7 @@ CASES = [
     ("3*4=13;7+13=20;19-9=10;answer 10", 1.0, 1 / 2, 0.0),  # right again by luck
     ("answer 10", 1.0, 0.0, -2.0),  # three steps missing
     ("3*4=12;7+12=19;19-9=10;1+1=2;answer 10", 1.0, 3 / 4, 0.0),  # one step too many
+    ("3*4=12;7+12=19;answer 19-9;answer 10", 1.0, 3 / 4, 0.0),  # an answer before the end is no step
     ("3*4=12;7+12=19;19-9=10", 0.0, 3 / 4, 0.0),  # cut before the answer
     ("3*4=12;7+1", 0.0, 1 / 4, -2.0),  # cut within the second step, the third missing
     ("", 0.0, 0.0, -3.0),
