@@ -111,8 +111,15 @@ def require_column(name: str, columns: Iterable[str], *, argument: str, why: str
     columns = list(columns)
     if name in columns:
         return
-    near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-    advice = f"set `{argument}={near[0]}` if that is the one" if near else f"name yours with `{argument}`"
+
+    def likeness(column: str) -> float:
+        # In order of the alphabet, so that `score_chosen` is like `chosen_score`.
+        words = ["_".join(sorted(text.lower().split("_"))) for text in (name, column)]
+        return difflib.SequenceMatcher(None, *words).ratio()
+
+    near = max(columns, key=likeness, default=name)
+    close = columns and likeness(near) >= 0.6
+    advice = f"set `{argument}={near}` if that is the one" if close else f"name yours with `{argument}`"
     raise RewardDataError(f"No column {name!r} ({why}); the columns are {', '.join(columns) or 'none'}: {advice}.")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +24,7 @@ from modeling_dvpo.training.reward_checks import (
     require_chat_template,
     require_end_token,
 )
-
-Messages = list[dict[str, Any]]
+from modeling_dvpo.training.reward_turns import Messages, Spans, assistant_spans
 
 
 @dataclass(kw_only=True)
@@ -138,6 +136,8 @@ class RowTokenizer:
 
     def _chat(self, row: Row) -> Tokens:
         require_chat_template(self.tokenizer)
+        if row.messages is not None:
+            _messages(row.messages)
         prompt, completion = row.split()
         if isinstance(prompt, str):
             raise RowProblem("not text", "a text prompt with chat messages as completion")
@@ -152,82 +152,32 @@ class RowTokenizer:
                 raise RowProblem("no assistant turn", f"roles {', '.join(m['role'] for m in prompt) or 'none'}")
             raise RowProblem("empty completion", "no assistant turn with content")
         conversation = prompt + completion
-        if re.search(r"\{%-?\s*generation\s*-?%\}", self._template(row)):
-            tokens = self._marked_turns(row, conversation, prompt)
-        else:
-            tokens = self._found_turns(row, conversation, len(prompt))
-        if True not in tokens.actions:
-            raise RowProblem("empty completion", "the chat template writes nothing for the assistant's turns")
-        # What a template writes after the last turn ("\n", say) is neither state nor action.
-        end = len(tokens.actions) - tokens.actions[::-1].index(True)
-        tokens.input_ids, tokens.actions = tokens.input_ids[:end], tokens.actions[:end]
+        tokens = self._cut(
+            *assistant_spans(self.tokenizer, conversation, len(prompt), tools=row.tools, truncated=row.truncated)
+        )
+        if not tokens.actions or not tokens.actions[-1]:
+            raise RowProblem("empty completion", "the chat template writes nothing for the last assistant turn")
         if tokens.starts is not None:
             self._into_content(tokens, turns)
         return tokens
 
-    def _template(self, row: Row) -> str:
-        return self.tokenizer.get_chat_template(tools=row.tools)
+    def _cut(self, text: str, spans: Spans) -> Tokens:
+        """Tokens of the text up to the end of its last turn, each piece tokenised apart.
 
-    def _render(self, row: Row, messages: Messages, **kwargs: Any) -> str:
-        return self.tokenizer.apply_chat_template(messages, tools=row.tools, tokenize=False, **kwargs)
-
-    def _marked_turns(self, row: Row, conversation: Messages, prompt: Messages) -> Tokens:
-        """Actions as the template's {% generation %} blocks mark them."""
-        text = self._render(row, conversation)
-        given = self._render(row, prompt, add_generation_prompt=True) if prompt else ""
-        if not text.startswith(given):
-            raise RowProblem("chat template", "the prompt alone is rendered differently")
-        encoded = self.tokenizer.apply_chat_template(
-            conversation,
-            tools=row.tools,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            tokenizer_kwargs={"return_offsets_mapping": True},
-        )
-        starts = [start for start, _ in encoded["offset_mapping"]]
-        end = self._end(text, len(given), len(text), row.truncated)
-        pairs = zip(encoded["assistant_masks"], starts, strict=True)
-        actions = [bool(marked) and start >= len(given) and start < end for marked, start in pairs]
-        at_actions = [start for start, action in zip(starts, actions, strict=True) if action]
-        return Tokens(list(encoded["input_ids"]), actions, text, at_actions)
-
-    def _found_turns(self, row: Row, conversation: Messages, first: int) -> Tokens:
-        """Actions found by rendering the conversation up to and including each assistant turn.
-
-        A turn is what the longer rendering adds to the shorter one with its generation prompt; both must be prefixes
-        of the whole, or the template rewrites earlier turns and the policy's own tokens are not in the text.
+        What a template writes after the last turn ("\\n", say) is neither state nor action.
         """
-        text = self._render(row, conversation)
-        spans = []
-        for place in range(first, len(conversation)):
-            if conversation[place]["role"] != "assistant":
-                continue
-            before = self._render(row, conversation[:place], add_generation_prompt=True) if place else ""
-            after = self._render(row, conversation[: place + 1])
-            if not (text.startswith(after) and after.startswith(before)):
-                raise RowProblem("chat template", f"message {place} is rendered differently inside the conversation")
-            last = place == len(conversation) - 1
-            spans.append((len(before), self._end(text, len(before), len(after), row.truncated and last)))
         ids: list[int] = []
         actions: list[bool] = []
         starts: list[int] | None = []
         position = 0
-        for start, end in [*spans, (len(text), len(text))]:
-            ids += (between := self._encode(text[position:start])[0])
+        for start, end in spans:
+            between, _ = self._encode(text[position:start])
             turn, offsets = self._encode(text[start:end])
-            ids += turn
+            ids += between + turn
             actions += [False] * len(between) + [True] * len(turn)
             starts = None if offsets is None or starts is None else starts + [start + offset for offset in offsets]
             position = end
         return Tokens(ids, actions, text, starts)
-
-    def _end(self, text: str, start: int, end: int, truncated: bool) -> int:
-        """Where the policy's own text ends: with the end token, or before it if the completion was cut off."""
-        token = self.tokenizer.eos_token
-        place = text.rfind(token, start, end) if token else -1
-        if place < 0:
-            return end
-        return place if truncated else place + len(token)
 
     @staticmethod
     def _into_content(tokens: Tokens, turns: Messages) -> None:
