@@ -90,12 +90,17 @@ def test_sampling_repeats_keeps_order_and_respects_the_limit(untrained, tokenize
     assert {rollout.truncated for rollout in first} == {True, False}
 
 
-def test_padding_does_not_change_what_is_sampled(untrained, tokenizer):
+def test_padding_does_not_change_what_is_sampled(tokenizer):
     """At next to no temperature sampling is greedy, and a short prompt in a long batch says what it says alone."""
+    torch.manual_seed(0)
+    policy = build_policy(tokenizer, hidden_size=16, num_layers=1).eval()
+    with torch.no_grad():
+        for weight in policy.parameters():  # fresh weights are too small for a token to depend on those before it
+            weight.mul_(30.0 if weight.dim() == 2 else 1.0)
     prompts = ["2+3=", "17+19-8*6="]
 
     def greedy(prompts):
-        return sample_completions(untrained, tokenizer, prompts, temperature=1e-4, max_new_tokens=12)
+        return sample_completions(policy, tokenizer, prompts, temperature=1e-4, max_new_tokens=12)
 
     assert greedy(prompts) == [*greedy(prompts[:1]), *greedy(prompts[1:])]
 
@@ -160,8 +165,16 @@ def test_returns_are_those_of_prefix_and_continuation_together(tokenizer):
     ]
     np.testing.assert_array_equal(returns_of(finished, exact_reward), [[1.0] * 3, [0.0] * 3, [1.0] * 3])
     np.testing.assert_array_equal(returns_of(finished, process_reward), [[1.0] * 3, [0.0] * 3, [0.0] * 3])
-    cut = monte_carlo_truth(policy, tokenizer, [right], 1, max_new_tokens=5)
-    assert cut[0][0].completion == "2+3=5" and cut[0][0].truncated
+
+
+def test_states_batched_together_keep_their_own_limits(tokenizer):
+    policy = Scripted([*tokenizer("3=5;answer 5")["input_ids"], tokenizer.eos_token_id])
+    near = State(rollout(tokenizer, "2+3=", "2+3=5;answer 5"), 4)
+    far = State(rollout(tokenizer, "12+3=", "12+3=15;answer 15"), 3)
+    assert len(near.input_ids) == len(far.input_ids)
+    ((first,), (second,)) = monte_carlo_truth(policy, tokenizer, [near, far], 1, max_new_tokens=6)
+    assert (first.completion, first.truncated) == ("2+3=3=", True)  # 4 tokens of 6 were spent
+    assert (second.completion, second.truncated) == ("12+3=5", True)  # and here 3
 
 
 def test_reward_set_rows(tokenizer, tmp_path):
