@@ -200,7 +200,6 @@ UNPACKED = {
         "attn_layer_offset": 1,
         "num_experts": 2,
         "mamba_d_state": 8,
-        "use_mamba_kernels": False,
     },
     "lfm2": {"layer_types": ["conv", "full_attention"]},
 }
