@@ -8,6 +8,7 @@ the run is safetensors (`save_pretrained`).
 import json
 import shutil
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,10 +34,12 @@ def save_checkpoint(output_dir, step: int, model, optimizer, progress: dict, *, 
         partial.mkdir(parents=True)
     barrier()
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is a supported case
-        state = {"model": model_state, "optimizer": optimizer_state}
-        dcp.save(state, checkpoint_id=partial, no_dist=world_size() == 1)
+    with _one_process_is_fine():
+        dcp.save(
+            {"model": model_state, "optimizer": optimizer_state},
+            checkpoint_id=partial,
+            no_dist=world_size() == 1,
+        )
     save_file(_random_state(), partial / f"random-{rank()}.safetensors")
     if is_main():
         (partial / "progress.json").write_text(json.dumps({"step": step, "world_size": world_size(), **progress}))
@@ -62,12 +65,20 @@ def load_checkpoint(path: Path, model, optimizer) -> dict:
     """
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state}
-    dcp.load(state, checkpoint_id=path, no_dist=world_size() == 1)
+    with _one_process_is_fine():
+        dcp.load(state, checkpoint_id=path, no_dist=world_size() == 1)
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     progress = json.loads((path / "progress.json").read_text())
     if progress["world_size"] == world_size():
         _restore_random_state(load_file(path / f"random-{rank()}.safetensors"))
     return progress
+
+
+@contextmanager
+def _one_process_is_fine():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
 
 
 def _random_state() -> dict[str, torch.Tensor]:

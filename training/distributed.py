@@ -4,6 +4,7 @@ Every script runs as one plain process or under `torchrun --nproc-per-node N`; o
 """
 
 import os
+import warnings
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -85,8 +86,7 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
 def shard(model: torch.nn.Module, *, bf16: bool) -> torch.nn.Module:
     """FSDP2: shard parameters, gradients and optimizer state over all ranks, in place; nothing with one process.
 
-    Each of the family's layers is a unit, the heads are one of their own that computes in float32. Gradients are
-    summed, not averaged, over ranks: losses are already divided by the global number of action tokens.
+    Each of the family's layers is a unit, the heads are one of their own that computes in float32. Use `backward`.
     """
     if world_size() == 1:
         return model
@@ -94,16 +94,23 @@ def shard(model: torch.nn.Module, *, bf16: bool) -> torch.nn.Module:
     mesh = init_device_mesh(device.type, (world_size(),))
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = half if bf16 else MixedPrecisionPolicy()
+    # the heads' output is a view of one product; nobody writes into it
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     layer_names = set(model._no_split_modules or ())
-    units = [m for m in model.modules() if type(m).__name__ in layer_names]
-    for layer in units:
+    for layer in [module for module in model.modules() if type(module).__name__ in layer_names]:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     full = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32)
     fully_shard(model.quantile_heads, mesh=mesh, mp_policy=full)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    for module in (*units, model.quantile_heads, model):
-        module.set_gradient_divide_factor(1.0)
     return model
+
+
+def backward(loss: torch.Tensor) -> None:
+    """Backward pass of this rank's share of the loss, such that the ranks' gradients are summed.
+
+    FSDP2 averages them, and not every backend can be told otherwise: the factor cancels that.
+    """
+    (loss * world_size()).backward()
 
 
 def compute_dtype(device: torch.device, *, bf16: bool):

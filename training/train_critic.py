@@ -27,6 +27,7 @@ from modeling_dvpo.training.critic_files import (
 )
 from modeling_dvpo.training.critic_step import Targets, critic_loss
 from modeling_dvpo.training.distributed import (
+    backward,
     compute_dtype,
     distributed_run,
     full_value,
@@ -163,7 +164,7 @@ class CriticRun:
                     num_items=num_items,
                     shift_gate=self.progress["underestimation"] > 0,
                 )
-            loss.backward()
+            backward(loss)
             for name, value in {"loss": loss.detach(), **terms}.items():
                 sums[name] = sums.get(name, 0) + value
         totals = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
