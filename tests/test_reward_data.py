@@ -308,6 +308,12 @@ class TestPreferencePairs:
         with pytest.raises(RewardDataError, match=r"1 of 4 rows .* have no reward \(row 1; "):
             load(self.pair, {**self.pair, "rejected_score": None})
 
+    def test_texts_that_hold_their_prompt_are_refused(self, load):
+        """With no prompt column every token of both texts, question included, would count as an action."""
+        pair = {name: value for name, value in self.pair.items() if name != "prompt"}
+        with pytest.raises(RewardDataError, match="No column 'prompt' .what both sides answer"):
+            load(pair)
+
 
 class TestRewardFunctions:
     @pytest.fixture(autouse=True)
@@ -490,6 +496,11 @@ class TestRefusals:
         with pytest.raises(RewardDataError, match="does not fit the model: row 0 has token id .* ends at 99"):
             load(text(0.0), text(), model_config=config)
         load(text(0.0), text(), model_config=Qwen3Config(vocab_size=330))
+
+    def test_truncated_as_text(self, load):
+        """`bool("false")` is true: every row would lose its end token."""
+        with pytest.raises(RewardDataError, match="Column 'truncated' holds text .'false'"):
+            load(text(0.0, truncated="false"), text())
 
     def test_no_end_token(self, load, tiny_tokenizer):
         tiny_tokenizer.eos_token = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from modeling_dvpo.training.reward_checks import require_column
+from modeling_dvpo.training.reward_checks import RewardDataError, require_column
 from modeling_dvpo.training.reward_rows import Row
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def _read_pair(source: dict[str, Any], *, args: RewardDataArguments) -> list[Row
         answer = source[getattr(args, f"{side}_column")]
         # A list that does not begin with the assistant holds its prompt itself.
         whole = isinstance(answer, list) and bool(answer) and answer[0].get("role") != "assistant"
+        if not whole and args.prompt_column not in source:
+            # As text with the prompt inside, all of it would count as the policy's.
+            require_column(args.prompt_column, source, argument="prompt_column", why="what both sides answer")
         rows.append(
             Row(
                 prompt=None if whole else prompt,
@@ -72,8 +75,14 @@ def _read_pair(source: dict[str, Any], *, args: RewardDataArguments) -> list[Row
 def _shared(source: dict[str, Any], args: RewardDataArguments) -> dict[str, Any]:
     taken = {args.prompt_column, args.completion_column, args.chosen_column, args.rejected_column}
     subset = source.get(args.subset_column) if args.subset_column else None
+    truncated = source.get(args.truncated_column)
+    if isinstance(truncated, str):
+        raise RewardDataError(
+            f"Column {args.truncated_column!r} holds text ({truncated!r:.40}), and it must say true or false: convert "
+            "it, or name another with `truncated_column`."
+        )
     return {
-        "truncated": bool(source.get(args.truncated_column)),
+        "truncated": bool(truncated),
         "subset": None if subset is None else str(subset),
         "tools": source.get(args.tools_column) or None,
         "extra": {name: value for name, value in source.items() if name not in taken},
