@@ -41,11 +41,12 @@ class Domain:
 
 DOMAINS = {
     "in_domain": Domain((2, 4), (1, 19), (2, 6), "++--*", 59),
-    "longer_operands": Domain((2, 4), (20, 99), (7, 12), "++--*", 299),
+    "longer_operands": Domain((2, 4), (20, 39), (7, 9), "++--*", 99),
     "more_steps": Domain((5, 6), (1, 19), (2, 6), "++--*", 59),
     "more_products": Domain((3, 5), (1, 19), (2, 6), "+-***", 99),
 }
-"""`in_domain` is what a policy imitates; the others are for measuring how far it generalises."""
+"""`in_domain` is what a policy imitates; the others are for measuring how far it generalises. `more_products` can come
+upon a prompt of `in_domain`, but its held-out side never upon one that was trained on."""
 
 
 @dataclass(frozen=True)
