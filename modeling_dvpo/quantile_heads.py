@@ -77,8 +77,13 @@ class MonotoneQuantileHeads(LinearQuantileHeads):
         return torch.cat([first, first + gaps.cumsum(-1)], dim=-1)
 
     def to_bias(self, quantiles: torch.Tensor) -> torch.Tensor:
-        gaps = quantiles.diff().clamp(min=SMALLEST_GAP)
-        return torch.cat([quantiles[:1], gaps + torch.log(-torch.expm1(-gaps))])
+        """As for linear heads; gaps under SMALLEST_GAP are widened to it, which leaves the mean as it is."""
+        ramp = SMALLEST_GAP * torch.arange(len(quantiles), dtype=quantiles.dtype, device=quantiles.device)
+        # the least q' >= quantiles with such gaps: a jump takes back what equal quantiles before it were raised by
+        widened = (quantiles - ramp).cummax(0).values + ramp
+        widened = widened + (quantiles - widened).mean()
+        gaps = widened.diff().clamp(min=SMALLEST_GAP / 2)  # only rounding is under SMALLEST_GAP
+        return torch.cat([widened[:1], gaps + torch.log(-torch.expm1(-gaps))])
 
     def direction_mask(self) -> torch.Tensor:
         return torch.eye(self.num_quantiles, 1)

@@ -1,0 +1,29 @@
+"""Tiny critics whose heads have seen a state: weights far from their start, return units other than 0 and 1."""
+
+import torch
+from tiny_models import VOCABULARY, tiny_config
+
+from modeling_dvpo import AutoModelForDistributionalValue
+
+SETTINGS = {"num_value_heads": 2, "num_quantiles": 5}
+
+
+def tiny_critic(model_type="qwen3", *, seed=0, return_mean=0.25, return_scale=2.0, config=None, **settings):
+    """A critic of random weights; `settings` are those of `from_config`."""
+    torch.manual_seed(seed)
+    config = config or tiny_config(model_type)
+    config.return_mean, config.return_scale = return_mean, return_scale
+    return stir_heads(AutoModelForDistributionalValue.from_config(config, **{**SETTINGS, **settings}).eval())
+
+
+def stir_heads(critic):
+    """Random head weights, large enough that every hidden state gets a distribution of its own; quantiles cross."""
+    with torch.no_grad():
+        critic.quantile_heads.weight.normal_(std=0.2)
+        critic.quantile_heads.bias.normal_()
+    return critic
+
+
+def tiny_batch(batch=2, tokens=6, seed=1):
+    """Token ids (batch, tokens), no special ones among them."""
+    return torch.randint(3, VOCABULARY, (batch, tokens), generator=torch.Generator().manual_seed(seed))
