@@ -128,8 +128,9 @@ def distributional_gae(
     keep = lam.repeat_interleave(mask.shape[1])[:, None].index_fill(0, ends, 0)
     if target == "sampled":
         keep = torch.rand(values.shape, generator=generator, device=values.device, dtype=dtype).lt_(keep)
+    # In place, because fresh memory costs more than the arithmetic: Z becomes r + γ (1 - keep) Z.
+    returns.addcmul_(returns, keep, value=-1).mul_(gamma).add_(reward)
     decay = keep.mul_(gamma)
-    torch.addcmul(reward, returns, gamma - decay, out=returns)
     # Tokens between the steps hand the next step's return through; so a chain may have gaps.
     returns.index_fill_(0, idle, 0)
     decay.index_fill_(0, idle, 1)

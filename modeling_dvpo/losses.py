@@ -42,9 +42,9 @@ class CriticLossConfig:
     """Weight of the lower tail's mean (eq. 5)."""
     gain: float = 0.1
     """Weight of the upper tail's mean (eq. 6)."""
-    shift: float = 0.01
+    shift: float = 0.001
     """Weight of the pull against underestimation (eq. 7)."""
-    shape: float = 0.01
+    shape: float = 0.001
     """Weight of the tails' variances (eq. 8)."""
     curvature: float = 1e-7
     """Weight of the tails' second differences (eq. 9), which are of the order of M² quantile gaps."""
@@ -81,7 +81,7 @@ class CriticLossConfig:
 
         Sound only where the targets are distributions: see docs/loss.md for what it does to single sampled returns.
         """
-        return cls(**{"form": "paper", "kappa": 1.0, "shift": 0.1, **changes})
+        return cls(**{"form": "paper", "kappa": 1.0, "shift": 0.1, "shape": 0.01, **changes})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CriticLossConfig":

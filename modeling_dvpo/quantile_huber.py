@@ -250,11 +250,14 @@ def _(predictions, targets, levels, weights, kappa, with_derivative):
 
 
 def _keep_derivative(ctx, inputs, output):
+    ctx.set_materialize_grads(False)  # no zeros in place of the derivative's own gradient, which nobody asks for
     ctx.save_for_backward(inputs[3], output[1])
 
 
 def _scale_derivative(ctx, grad_losses, _):
     weights, derivative = ctx.saved_tensors
+    if grad_losses is None:
+        return None, None, None, None, None, None
     grad_losses = grad_losses / derivative.shape[-1]
     # (R, C, W) x (W, M) as a sum of outer products, because autocast would round a matrix product.
     scale = grad_losses[..., 0, None] * weights[0]
