@@ -99,9 +99,10 @@ class DistributionalValueMixin:
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as in the family's
                 causal LM; so are other keyword arguments, which go to the backbone.
             labels: target returns in the reward's units and the model's frame (`labels[:, t]` is the return that
-                follows token t), (B, T) or (B, T, K) for K sampled returns a token. Exactly -100 is ignored.
+                follows token t), (B, T) or (B, T, K) for K sampled returns a token. Exactly -100 is ignored; so is a
+                token of whose K returns one is -100.
             values_to_keep: run the heads on the last n positions only (0: all), or on these position indices (1-D).
-                `quantiles`, `value` and `labels` are then those positions'.
+                `quantiles` and `value` are then those positions', and so is the loss; `labels` cover all T tokens.
             num_items_in_batch: divide the summed loss by this number instead of by the labels counted here, so that
                 accumulated micro-batches give the loss of the whole batch; counts label *entries* other than -100,
                 as `transformers.Trainer` does.
@@ -125,6 +126,7 @@ class DistributionalValueMixin:
         normalized = self.quantile_heads(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
+            _check_labels(labels, outputs.last_hidden_state)
             loss = self._loss(normalized, labels[:, kept], num_items_in_batch)
         quantiles = normalized * self.config.return_scale + self.config.return_mean
         return DistributionalValueOutput(
@@ -137,11 +139,6 @@ class DistributionalValueMixin:
         )
 
     def _loss(self, normalized, labels, num_items):
-        if labels.shape[:2] != normalized.shape[:2] or labels.ndim not in (2, 3):
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)}; the quantiles are {tuple(normalized.shape)} "
-                "(batch, tokens, heads, quantiles), so labels must be (batch, tokens) or (batch, tokens, samples)."
-            )
         labels = labels if labels.ndim == 3 else labels.unsqueeze(-1)
         trained = (labels != IGNORED_LABEL).all(-1)
         returns = self.normalize_returns(labels.float())
@@ -172,7 +169,9 @@ class DistributionalValueMixin:
         returns = returns.detach().flatten().to("cpu", torch.float64)
         if returns.numel() == 0 or not returns.isfinite().all():
             raise ValueError(f"Training returns must be finite and at least one; got {returns.numel()} of them.")
-        mean, scale = returns.mean().item(), returns.std(correction=0).item() or 1.0
+        mean, scale = returns.mean().item(), returns.std(correction=0).item()
+        if returns.min() == returns.max():  # where the deviation is a rounding error
+            mean, scale = returns[0].item(), 1.0
         config, heads = self.config, self.quantile_heads
         if fresh_heads:
             levels = quantile_levels(config.num_quantiles, dtype=torch.float64)
@@ -288,6 +287,14 @@ def check_head_settings(config: PreTrainedConfig) -> None:
     if config.value_head_type not in VALUE_HEAD_TYPES:
         raise ValueError(
             f"value_head_type is {config.value_head_type!r}; it must be one of {', '.join(VALUE_HEAD_TYPES)}."
+        )
+
+
+def _check_labels(labels: torch.Tensor, hidden_states: torch.Tensor) -> None:
+    if labels.shape[:2] != hidden_states.shape[:2] or labels.ndim not in (2, 3):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}; they must be (batch, tokens) or (batch, tokens, samples) for "
+            f"the {tuple(hidden_states.shape[:2])} tokens given."
         )
 
 
