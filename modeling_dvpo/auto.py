@@ -34,8 +34,8 @@ class _CriticMapping:
         return self._registered.get(config_class) or distributional_value_class(config_class)
 
     def keys(self):
-        supported = [c for c in MODEL_FOR_CAUSAL_LM_MAPPING.keys() if c in self]
-        return [*supported, *(c for c in self._registered if c not in supported)]
+        # one config class may serve several model types
+        return list(dict.fromkeys([*(c for c in MODEL_FOR_CAUSAL_LM_MAPPING.keys() if c in self), *self._registered]))
 
     def __iter__(self):
         return iter(self.keys())

@@ -66,7 +66,8 @@ class DistributionalValueMixin:
 
     def __init__(self, config: PreTrainedConfig, critic_settings: dict | None = None):
         for name, default in HEAD_SETTINGS.items():
-            setattr(config, name, (critic_settings or {}).get(name, getattr(config, name, None) or default))
+            stored = getattr(config, name, None)
+            setattr(config, name, (critic_settings or {}).get(name, default if stored is None else stored))
         check_head_settings(config)
         config.return_mean = float(getattr(config, "return_mean", 0.0))
         config.return_scale = float(getattr(config, "return_scale", 1.0))
@@ -358,13 +359,14 @@ def critic_config_class(config_class: type[PreTrainedConfig]) -> type[PreTrained
         ValueError: the family has no decoder-only causal LM in transformers, or is not registered there.
     """
     name, model_type = config_class.__name__, config_class.model_type
+    # some encoder-decoder families (BART) also have a masked LM: ask for them first
+    if model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(f"{name} is an encoder-decoder family. A critic needs a decoder-only causal LM.")
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise ValueError(
             f"{name} is an encoder (masked LM) family. A critic needs a decoder-only causal LM, whose output at a "
             "token has seen only the tokens up to it."
         )
-    if model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        raise ValueError(f"{name} is an encoder-decoder family. A critic needs a decoder-only causal LM.")
     causal_class = _first(MODEL_FOR_CAUSAL_LM_MAPPING.get(config_class, None))
     if causal_class is None:
         raise ValueError(

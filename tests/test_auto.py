@@ -1,0 +1,270 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_critics import tiny_batch, tiny_critic
+from tiny_models import tiny_causal_lm, tiny_config
+from torch.testing import assert_close
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BartConfig,
+    BertConfig,
+    PreTrainedConfig,
+    T5Config,
+)
+
+from modeling_dvpo import AutoModelForDistributionalValue, distributional_value_class
+from modeling_dvpo.auto import _CriticMapping
+
+KINDS = ["base LM", "sequence classification", "token classification", "bare backbone"]
+
+
+def saved_model(kind, directory, model_type="qwen3"):
+    """Save a random model of this kind; returns it."""
+    torch.manual_seed(0)
+    if kind == "base LM":
+        model = tiny_causal_lm(model_type)
+    elif kind == "sequence classification":
+        model = AutoModelForSequenceClassification.from_config(tiny_config(model_type, num_labels=1))
+    elif kind == "token classification":
+        model = AutoModelForTokenClassification.from_config(tiny_config(model_type, num_labels=2))
+    else:
+        model = tiny_causal_lm(model_type).base_model
+    model.eval().save_pretrained(directory)
+    return model
+
+
+def edit_config(directory, **changes):
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+def drop_weights(directory, *prefixes):
+    path = directory / "model.safetensors"
+    weights = {name: value for name, value in load_file(path).items() if not name.startswith(prefixes)}
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gpt2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_checkpoints_of_other_kinds(kind, model_type, tmp_path):
+    model, ids = saved_model(kind, tmp_path, model_type), tiny_batch()
+    critic, info = AutoModelForDistributionalValue.from_pretrained(
+        tmp_path, num_value_heads=2, num_quantiles=7, output_loading_info=True
+    )
+    assert not critic.training
+    assert set(info["missing_keys"]) == {"quantile_heads.weight", "quantile_heads.bias"}
+    assert not info["unexpected_keys"]
+    backbone = model if kind == "bare backbone" else model.base_model
+    loaded = critic.base_model.state_dict()
+    assert loaded.keys() == backbone.state_dict().keys()
+    assert all(torch.equal(loaded[name], value) for name, value in backbone.state_dict().items())
+    output = critic(ids, output_hidden_states=True)
+    assert torch.equal(output.hidden_states[-1], backbone(ids).last_hidden_state)
+    assert output.quantiles.shape == (2, 6, 2, 7)
+    # fresh heads: standard normal quantiles, moved a little
+    levels = (torch.arange(7) + 0.5) / 7
+    assert_close(output.quantiles, torch.special.ndtri(levels).expand(2, 6, 2, 7), atol=0.2, rtol=0)
+    assert (output.quantiles[:, :, 0] - output.quantiles[:, :, 1]).abs().min() > 0
+
+
+def test_from_a_policy_that_was_saved_in_bf16(tmp_path):
+    tiny_causal_lm("qwen3").bfloat16().save_pretrained(tmp_path)
+    critic = AutoModelForDistributionalValue.from_pretrained(tmp_path)
+    assert critic.dtype == torch.bfloat16 and critic.quantile_heads.weight.dtype == torch.float32
+    critic = AutoModelForDistributionalValue.from_pretrained(tmp_path, dtype=torch.float32)
+    assert {p.dtype for p in critic.parameters()} == {torch.float32}
+
+
+def test_from_a_saved_critic(tmp_path):
+    critic, ids = tiny_critic(value_head_type="monotone"), tiny_batch()
+    critic.save_pretrained(tmp_path)
+    for asked in ({}, {"num_value_heads": 2, "num_quantiles": 5, "value_head_type": "monotone"}):
+        loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path, **asked)
+        assert type(loaded) is type(critic)
+        assert torch.equal(loaded(ids).quantiles, critic(ids).quantiles)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, "auto"])
+def test_device_map_and_attention(device_map, tmp_path):
+    critic, ids = tiny_critic(), tiny_batch()
+    critic.save_pretrained(tmp_path)
+    loaded = AutoModelForDistributionalValue.from_pretrained(
+        tmp_path, device_map=device_map, attn_implementation="eager"
+    )
+    assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
+    assert loaded.config._attn_implementation == "eager"
+    assert_close(loaded(ids).quantiles, critic(ids).quantiles)
+
+
+def test_offloaded_layers_give_the_same(tmp_path):
+    """The heads are one block: a device map names them like any other module."""
+    critic, ids = tiny_critic(), tiny_batch()
+    critic.save_pretrained(tmp_path / "critic")
+    device_map = {"model": "cpu", "quantile_heads": "disk"}
+    loaded = AutoModelForDistributionalValue.from_pretrained(
+        tmp_path / "critic", device_map=device_map, offload_folder=tmp_path / "offload"
+    )
+    assert loaded.quantile_heads.weight.device.type == "meta"
+    assert torch.equal(loaded(ids).quantiles, critic(ids).quantiles)
+
+
+def test_from_config_takes_head_settings_and_leaves_the_config_alone():
+    config = tiny_config("llama")
+    before = config.to_dict()
+    critic = AutoModelForDistributionalValue.from_config(
+        config, num_value_heads=4, num_quantiles=6, value_head_type="monotone", dtype=torch.bfloat16
+    )
+    assert config.to_dict() == before
+    assert type(critic).__name__ == "LlamaForDistributionalValue"
+    assert critic.dtype == torch.bfloat16
+    assert critic(tiny_batch()).quantiles.shape == (2, 6, 4, 6)
+    stored = {name: getattr(critic.config, name) for name in ("num_value_heads", "num_quantiles", "value_head_type")}
+    assert stored == {"num_value_heads": 4, "num_quantiles": 6, "value_head_type": "monotone"}
+
+
+def test_text_part_of_a_vision_language_checkpoint(tmp_path):
+    """The critic of a composite family is its text model's; the checkpoint's own key names are converted."""
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(tiny_config("qwen3_5")).eval()
+    model.save_pretrained(tmp_path)
+    critic = AutoModelForDistributionalValue.from_pretrained(tmp_path, num_quantiles=5)
+    assert type(critic).__name__ == "Qwen3_5TextForDistributionalValue"
+    text = model.model.language_model
+    assert all(torch.equal(critic.base_model.state_dict()[name], value) for name, value in text.state_dict().items())
+    output = critic(tiny_batch(), output_hidden_states=True)
+    assert torch.equal(output.hidden_states[-1], text(tiny_batch()).last_hidden_state)
+    critic.save_pretrained(tmp_path / "critic")
+    loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "critic")
+    assert torch.equal(loaded(tiny_batch()).quantiles, output.quantiles)
+
+
+def test_head_settings_in_a_config_object_are_used(tmp_path):
+    saved_model("base LM", tmp_path)
+    config = tiny_config("qwen3", num_value_heads=1, num_quantiles=9)
+    assert AutoModelForDistributionalValue.from_config(config)(tiny_batch()).quantiles.shape == (2, 6, 1, 9)
+    critic = AutoModelForDistributionalValue.from_pretrained(tmp_path, config=config)
+    assert critic(tiny_batch()).quantiles.shape == (2, 6, 1, 9)
+
+
+@pytest.mark.parametrize("config_class", [BertConfig, T5Config, BartConfig])
+def test_encoders_are_refused(config_class, tmp_path):
+    kind = "encoder .masked LM." if config_class is BertConfig else "encoder-decoder"
+    message = f"{config_class.__name__} is an {kind} family. A critic needs a decoder-only causal LM"
+    with pytest.raises(ValueError, match=message):
+        AutoModelForDistributionalValue.from_config(config_class())
+    config_class().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        AutoModelForDistributionalValue.from_pretrained(tmp_path)
+
+
+class UnknownConfig(PreTrainedConfig):
+    model_type = "unknown_family"
+
+
+def test_unknown_family_is_refused():
+    with pytest.raises(ValueError, match="UnknownConfig has no causal LM in transformers.*AutoModelForCausalLM.reg"):
+        AutoModelForDistributionalValue.from_config(UnknownConfig())
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "3", True])
+@pytest.mark.parametrize("name", ["num_quantiles", "num_value_heads"])
+def test_numbers_of_heads_and_quantiles_are_checked(name, wrong, tmp_path):
+    message = rf"{name} is {wrong!r}; it must be a whole number of at least 1"
+    with pytest.raises(ValueError, match=message):
+        AutoModelForDistributionalValue.from_config(tiny_config("qwen3"), **{name: wrong})
+    tiny_config("qwen3", **{name: wrong}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        AutoModelForDistributionalValue.from_config(tiny_config("qwen3", **{name: wrong}))
+
+
+def test_unknown_head_type_is_refused(tmp_path):
+    message = "value_head_type is 'cubic'; it must be one of linear, monotone"
+    with pytest.raises(ValueError, match=message):
+        AutoModelForDistributionalValue.from_config(tiny_config("qwen3"), value_head_type="cubic")
+    tiny_critic().save_pretrained(tmp_path)
+    edit_config(tmp_path, value_head_type="cubic")
+    with pytest.raises(ValueError, match=message):
+        AutoModelForDistributionalValue.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [({"num_quantiles": 6}, 5), ({"num_value_heads": 3}, 2), ({"value_head_type": "monotone"}, "linear")],
+)
+def test_a_saved_critic_keeps_its_heads(asked, stored, tmp_path):
+    tiny_critic().save_pretrained(tmp_path)
+    ((name, value),) = asked.items()
+    with pytest.raises(ValueError, match=f"is a critic with {name}={stored}, but {name}={value} was asked for"):
+        AutoModelForDistributionalValue.from_pretrained(tmp_path, **asked)
+
+
+def test_a_critic_whose_heads_are_missing_is_refused(tmp_path):
+    tiny_critic().save_pretrained(tmp_path)
+    drop_weights(tmp_path, "quantile_heads.bias")
+    with pytest.raises(
+        ValueError, match="says in its config that it is a critic, but its weights lack quantile_heads.b"
+    ):
+        AutoModelForDistributionalValue.from_pretrained(tmp_path)
+    edit_config(tmp_path, num_value_heads=None, num_quantiles=None, value_head_type=None)  # as the message says
+    drop_weights(tmp_path, "quantile_heads")
+    assert AutoModelForDistributionalValue.from_pretrained(tmp_path)(tiny_batch()).quantiles.shape == (2, 6, 3, 200)
+
+
+def test_heads_of_another_shape_are_refused(tmp_path):
+    tiny_critic().save_pretrained(tmp_path)
+    edit_config(tmp_path, num_quantiles=6)
+    message = r"do not have the shapes .*quantile_heads.bias \(10,\) \(needed \(12,\)\), quantile_heads.weight"
+    with pytest.raises(ValueError, match=message):
+        AutoModelForDistributionalValue.from_pretrained(tmp_path)
+
+
+def test_a_critic_asked_for_its_own_shape_by_a_config_object_of_another_is_refused(tmp_path):
+    tiny_critic().save_pretrained(tmp_path)
+    config = tiny_config("qwen3", num_value_heads=2, num_quantiles=6)
+    with pytest.raises(ValueError, match=r"do not have the shapes .*\(10,\) \(needed \(12,\)\)"):
+        AutoModelForDistributionalValue.from_pretrained(tmp_path, config=config)
+
+
+@pytest.mark.parametrize("from_critic", [True, False])
+def test_missing_backbone_weights_are_refused(from_critic, tmp_path):
+    (tiny_critic() if from_critic else tiny_causal_lm("qwen3")).save_pretrained(tmp_path)
+    drop_weights(tmp_path, "model.layers.1.mlp")
+    names = ", ".join(f"model.layers.1.mlp.{part}_proj.weight" for part in ("down", "gate", "up"))
+    with pytest.raises(
+        ValueError, match=f"lacks backbone weights of Qwen3ForDistributionalValue: {names}. They would"
+    ):
+        AutoModelForDistributionalValue.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_family_are_refused(tmp_path):
+    tiny_causal_lm("gpt2").save_pretrained(tmp_path)
+    tiny_config("qwen3").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lacks backbone weights of Qwen3For.*and [0-9]+ more"):
+        AutoModelForDistributionalValue.from_pretrained(tmp_path)
+
+
+def test_register_overrides_the_class_of_a_config(monkeypatch):
+    monkeypatch.setattr(AutoModelForDistributionalValue, "_model_mapping", _CriticMapping())
+    config = tiny_config("qwen2")
+
+    class OwnCritic(distributional_value_class(type(config))):
+        pass
+
+    AutoModelForDistributionalValue.register(type(config), OwnCritic)
+    assert type(AutoModelForDistributionalValue.from_config(config)) is OwnCritic
+    with pytest.raises(ValueError, match="Qwen2Config is already registered with a critic class"):
+        AutoModelForDistributionalValue.register(type(config), OwnCritic)
+    AutoModelForDistributionalValue.register(type(config), OwnCritic, exist_ok=True)
+
+
+def test_mapping_lists_decoder_only_families_alone():
+    mapping = AutoModelForDistributionalValue._model_mapping
+    names = {config_class.__name__ for config_class in mapping}
+    assert {"Qwen3Config", "LlamaConfig", "GPT2Config", "Gemma3TextConfig", "MixtralConfig"} <= names
+    assert not names & {"BertConfig", "T5Config", "BartConfig", "ViTConfig"}
+    assert len(mapping) == len(names) > 90
