@@ -1,4 +1,4 @@
-"""Resumable checkpoints: weights, optimizer, schedule, random state and data position, written atomically.
+"""Resumable checkpoints: trained weights, optimizer, schedule, random state and data position, written atomically.
 
 A checkpoint is written as `step-N.partial` and renamed when every rank is done, so a directory `step-N` is whole.
 It is the run's own working state in torch's distributed checkpoint format, for the same script to read; what leaves
@@ -15,9 +15,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from modeling_dvpo.training.distributed import barrier, is_main, rank, world_size
 from safetensors.torch import load_file, save_file
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 CHECKPOINTS = "checkpoints"
+# What does not train is read from the checkpoint that the run started from.
+OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 def save_checkpoint(output_dir, step: int, model, optimizer, progress: dict, *, keep: int) -> None:
@@ -33,7 +35,7 @@ def save_checkpoint(output_dir, step: int, model, optimizer, progress: dict, *, 
             shutil.rmtree(leftover)
         partial.mkdir(parents=True)
     barrier()
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+    model_state, optimizer_state = get_state_dict(model, optimizer, options=OPTIONS)
     with _one_process_is_fine():
         dcp.save(
             {"model": model_state, "optimizer": optimizer_state},
@@ -63,11 +65,13 @@ def load_checkpoint(path: Path, model, optimizer) -> dict:
 
     The number of ranks may differ from the one that saved; the data order does not depend on it, dropout's does.
     """
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+    model_state, optimizer_state = get_state_dict(model, optimizer, options=OPTIONS)
     state = {"model": model_state, "optimizer": optimizer_state}
     with _one_process_is_fine():
         dcp.load(state, checkpoint_id=path, no_dist=world_size() == 1)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=OPTIONS
+    )
     progress = json.loads((path / "progress.json").read_text())
     if progress["world_size"] == world_size():
         _restore_random_state(load_file(path / f"random-{rank()}.safetensors"))

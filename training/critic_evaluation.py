@@ -1,7 +1,8 @@
 """Held-out evaluation during training: every action token's prediction against the return that followed."""
 
+import math
+
 import torch
-from modeling_dvpo.training.critic_files import dataset_returns
 from modeling_dvpo.training.critic_step import critic_quantiles, monte_carlo_targets
 from modeling_dvpo.training.distributed import sum_over_ranks
 from modeling_dvpo.training.packing import RewardBatchSampler
@@ -13,16 +14,17 @@ BEST_METRICS = {"explained_variance": True, "crps": False, "pinball": False, "ma
 
 
 @torch.no_grad()
-def evaluate(critic, rows, collate, gamma: float, layout: dict, device) -> dict[str, float]:
+def evaluate(critic, rows, returns, collate, gamma: float, layout: dict, device) -> dict[str, float]:
     """`CriticReport` over all action tokens of `rows`; every rank must call it, every rank gets the result.
 
     Args:
+        returns: Monte-Carlo returns of all action tokens of `rows`.
         collate: a `RewardCollator`.
         layout: `max_tokens`, `packing`, `rank`, `world_size`.
     """
     training = critic.training
     critic.eval()
-    report = CriticReport(dataset_returns(rows, gamma))
+    report = CriticReport(returns)
     sampler = RewardBatchSampler(rows["length"], rows_per_step=len(rows), shuffle=False, **layout)
     for micro in next(sampler.steps()):
         batch = collate([rows[i] for i in micro.rows], filler=micro.filler)
@@ -35,7 +37,7 @@ def evaluate(critic, rows, collate, gamma: float, layout: dict, device) -> dict[
 
 
 def is_better(report: dict[str, float], best: dict[str, float] | None, metric: str) -> bool:
-    """Whether `report` beats `best` by this metric; the first report always does."""
-    if best is None:
+    """Whether `report` beats `best` by this metric; anything beats nothing, or a metric that was undefined."""
+    if best is None or math.isnan(best[metric]):
         return True
     return report[metric] > best[metric] if BEST_METRICS[metric] else report[metric] < best[metric]

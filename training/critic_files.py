@@ -3,14 +3,17 @@
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import torch
 import transformers
+from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.critic_step import monte_carlo_targets
 from modeling_dvpo.training.distributed import barrier, is_main
 from modeling_dvpo.training.packing import RewardCollator
-from transformers import AutoConfig
+from modeling_dvpo.training.tracking import without_nan
+from transformers import AutoConfig, AutoTokenizer
 
 import modeling_dvpo
 from modeling_dvpo import AutoModelForDistributionalValue
@@ -19,9 +22,29 @@ from modeling_dvpo.modeling_distributional_value import HEAD_SETTINGS
 PARTIAL = ".partial"
 
 
-def load_config(args):
-    """Config of the checkpoint to start from; a critic's or adapter's has its head settings."""
-    return AutoConfig.from_pretrained(args.model_name_or_path, revision=args.revision)
+# What a critic's values mean; a critic that goes on under another meaning has to unlearn.
+MEANING = ("gamma", "lam", "returns", "target", "kl_in_reward", "reward_source")
+
+
+def load_config_and_tokenizer(args):
+    """Of the checkpoint to start from; a critic's or adapter's config has its head settings.
+
+    Raises:
+        ConfigError: one of them cannot be read.
+    """
+    name = args.model_name_or_path
+    try:
+        config = AutoConfig.from_pretrained(name, revision=args.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model_name_or_path: {name} has no config that transformers can read. {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=args.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name} has no tokenizer that can be read: save one beside the model. {error}") from error
+    # where there are no files, some families get a tokenizer without a vocabulary instead of an error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ConfigError(f"{name} has no tokenizer files: save the model's tokenizer beside it.")
+    return config, tokenizer
 
 
 def load_critic(args):
@@ -75,6 +98,22 @@ def training_record(critic_args, data_args, args, returns: torch.Tensor, rows) -
     }
 
 
+def warn_of_other_meaning(parent_config, record: dict) -> None:
+    """Warn, by name, where a loaded critic's values mean something else than this run's will."""
+    before = getattr(parent_config, "critic_training", None) or {}
+    changed = [
+        f"{name} was {before[name]!r} and is {record[name]!r}"
+        for name in MEANING
+        if name in before and before[name] != record[name]
+    ]
+    if changed and is_main():
+        warnings.warn(
+            f"{record['parent']} was trained on other returns: {'; '.join(changed)}. Its values start from the old "
+            "meaning; that is fine if you intend them to change.",
+            stacklevel=2,
+        )
+
+
 def save_critic(critic, tokenizer, directory, *, step: int, report: dict | None) -> None:
     """Write weights, config, code and tokenizer to `directory`, whole or not at all; every rank must call it.
 
@@ -83,7 +122,8 @@ def save_critic(critic, tokenizer, directory, *, step: int, report: dict | None)
     """
     directory = Path(directory)
     partial = directory.with_name(directory.name + PARTIAL)
-    critic.config.critic_training = {**critic.config.critic_training, "step": step, "evaluation": report}
+    evaluation = without_nan(report) if report else None
+    critic.config.critic_training = {**critic.config.critic_training, "step": step, "evaluation": evaluation}
     if is_main():
         shutil.rmtree(partial, ignore_errors=True)
     barrier()

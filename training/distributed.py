@@ -52,12 +52,14 @@ def barrier() -> None:
 
 @contextmanager
 def main_process_first():
-    """Run the block on rank 0, then on the others, which find its caches."""
+    """Run the block on rank 0, then on the others, which find its caches, or the same error."""
     if not is_main():
         barrier()
-    yield
-    if is_main():
-        barrier()
+    try:
+        yield
+    finally:
+        if is_main():
+            barrier()
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
@@ -68,29 +70,14 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """Concatenate the ranks' tensors, of any unequal lengths, along dim 0; on the CPU of every rank."""
-    tensor = tensor.cpu()
-    if world_size() == 1:
-        return tensor
-    lengths = [torch.zeros(1, dtype=torch.long) for _ in range(world_size())]
-    dist.all_gather(lengths, torch.tensor([len(tensor)]))
-    longest = int(max(lengths))
-    padded = tensor.new_zeros(longest, *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
-    gathered = [torch.empty_like(padded) for _ in range(world_size())]
-    dist.all_gather(gathered, padded)
-    return torch.cat([rows[: int(length)] for rows, length in zip(gathered, lengths, strict=True)])
+def shard(model: torch.nn.Module, device: torch.device, *, bf16: bool) -> torch.nn.Module:
+    """FSDP2: shard parameters, gradients and optimizer state over all ranks, in place; one process only moves them.
 
-
-def shard(model: torch.nn.Module, *, bf16: bool) -> torch.nn.Module:
-    """FSDP2: shard parameters, gradients and optimizer state over all ranks, in place; nothing with one process.
-
-    Each of the family's layers is a unit, the heads are one of their own that computes in float32. Use `backward`.
+    Each of the family's layers is a unit, the heads are one of their own that computes in float32. Units go to the
+    device one by one, so no device holds the whole model. Use `backward`.
     """
     if world_size() == 1:
-        return model
-    device = next(model.parameters()).device
+        return model.to(device)
     mesh = init_device_mesh(device.type, (world_size(),))
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = half if bf16 else MixedPrecisionPolicy()

@@ -1,4 +1,8 @@
-"""A run's directory: never two runs in one, and resumed only with the settings it was started with."""
+"""A run's directory: never two runs in one, and resumed only with the settings it was started with.
+
+A directory belongs to a run once step 1 is done. What fails before that, bad data or too little memory, leaves the
+directory as it was, so the next try needs no clean-up.
+"""
 
 import json
 import shutil
@@ -10,29 +14,30 @@ from modeling_dvpo.training.distributed import is_main
 RUN_FILE = "run.json"
 # Settings that may differ when a run goes on: they change no number of its curve.
 FREE_TO_CHANGE = {
-    "resume", "overwrite_output_dir", "output_dir", "report_to", "save_steps", "save_total_limit", "num_workers",
-    "max_tokens_per_device", "gradient_checkpointing",
+    "resume", "overwrite_output_dir", "output_dir", "report_to", "logging_steps", "save_steps", "save_total_limit",
+    "num_workers", "max_tokens_per_device", "gradient_checkpointing",
 }  # fmt: skip
 
 
-def open_run_directory(output_dir, settings: dict, *, resume: bool, overwrite: bool) -> None:
-    """Make the directory and write `run.json`, or check that the run there is this one.
+def check_run_directory(output_dir, settings: dict, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a directory that this run must not write to; changes nothing.
 
     Raises:
-        ConfigError: the directory holds something and neither `resume` nor `overwrite` was given; or the run to be
-            resumed had other settings.
+        ConfigError: the directory holds something and neither `resume` nor `overwrite` was given; what it holds is
+            no run; or the run to be resumed had other settings.
     """
     folder = Path(output_dir)
-    run_file = folder / RUN_FILE
     if resume and overwrite:
         raise ConfigError("resume and overwrite_output_dir exclude each other.")
-    if overwrite and is_main():
-        # only what a run wrote: a mistyped directory is not emptied
-        if folder.exists() and any(folder.iterdir()) and not run_file.exists():
-            raise ConfigError(f"{folder} holds files but no {RUN_FILE}, so it is no run's; it is not overwritten.")
-        shutil.rmtree(folder, ignore_errors=True)
-    if resume and run_file.exists():
-        started = json.loads(run_file.read_text())
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output_dir {folder} is a file.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / RUN_FILE).exists():
+        # a mistyped directory is neither filled nor emptied
+        raise ConfigError(f"{folder} holds files but no {RUN_FILE}, so it is no run's. Choose another output_dir.")
+    if resume:
+        started = json.loads((folder / RUN_FILE).read_text())
         changed = [
             f"{name} (was {started.get(name)!r}, is {settings[name]!r})"
             for name in settings
@@ -40,12 +45,20 @@ def open_run_directory(output_dir, settings: dict, *, resume: bool, overwrite: b
         ]
         if changed:
             raise ConfigError(f"{folder} was started with other settings: {'; '.join(changed)}. Change them back.")
+    elif not overwrite:
+        raise ConfigError(
+            f"{folder} holds another run. Choose another output_dir, --resume to go on with that run, or "
+            "--overwrite_output_dir to delete it."
+        )
+
+
+def claim_run_directory(output_dir, settings: dict, *, resume: bool, overwrite: bool) -> None:
+    """Make the directory this run's, as `check_run_directory` has allowed: write `run.json`."""
+    folder = Path(output_dir)
+    if not is_main() or (resume and (folder / RUN_FILE).exists()):
         return
-    if is_main():
-        if folder.exists() and any(folder.iterdir()):
-            raise ConfigError(
-                f"{folder} is not empty. Choose another output_dir, --resume to go on with the run there, or "
-                "--overwrite_output_dir to delete it."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        run_file.write_text(json.dumps(settings, indent=1, sort_keys=True))
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / RUN_FILE).open("x") as file:  # x: of two runs started side by side, the second fails here
+        json.dump(settings, file, indent=1, sort_keys=True)

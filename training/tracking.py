@@ -1,8 +1,10 @@
 """Where a run's numbers go: a JSONL file always, a progress bar, and experiment trackers on request."""
 
 import json
+import math
 from pathlib import Path
 
+from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.distributed import is_main
 from tqdm.auto import tqdm
 
@@ -11,22 +13,31 @@ class RunLog:
     """Rank 0 writes `metrics.jsonl` (one object a line, key `step`), shows the bar and feeds the trackers.
 
     Args:
-        output_dir: the run's directory.
         total_steps: length of the bar.
-        start_step: steps done before; later lines of an earlier try are removed from the file.
-        report_to: names of accelerate's trackers (trackio, wandb, tensorboard, ...).
-        settings: what the trackers record as the run's configuration.
+        start_step: steps done before.
     """
 
-    def __init__(self, output_dir, total_steps: int, start_step: int, report_to: list[str], settings: dict):
-        self.active = is_main()
-        if not self.active:
-            return
-        self.path = Path(output_dir) / "metrics.jsonl"
-        done = [line for line in _lines(self.path) if json.loads(line)["step"] <= start_step]
-        self.path.write_text("".join(line + "\n" for line in done))
-        self.bar = tqdm(total=total_steps, initial=start_step, desc="train", dynamic_ncols=True)
-        self.trackers = [_start_tracker(name, output_dir, settings) for name in report_to]
+    def __init__(self, total_steps: int, start_step: int):
+        self.active, self.opened, self.start_step, self.trackers = is_main(), False, start_step, []
+        if self.active:
+            self.bar = tqdm(total=total_steps, initial=start_step, desc="train", dynamic_ncols=True)
+
+    def open(self, output_dir, report_to: list[str], settings: dict) -> None:
+        """Begin to write to `output_dir`; lines of an earlier try after `start_step` are removed.
+
+        Args:
+            report_to: names of accelerate's trackers; see `check_trackers`.
+            settings: what the trackers record as the run's configuration.
+        """
+        self.opened = True
+        if self.active:
+            self.path = Path(output_dir) / "metrics.jsonl"
+            lines = _whole_lines(self.path) if self.start_step else []
+            done = [line for line in lines if json.loads(line)["step"] <= self.start_step]
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(done))
+            partial.replace(self.path)
+            self.trackers = [_start_tracker(name, output_dir, settings) for name in report_to]
 
     def step(self, step: int, shown: dict[str, float]) -> None:
         """Advance the bar to `step` and show these numbers beside it."""
@@ -39,7 +50,7 @@ class RunLog:
         if not self.active:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(json.dumps({"step": step, **without_nan(metrics)}) + "\n")
         for tracker in self.trackers:
             tracker.log(metrics, step=step)
 
@@ -54,16 +65,40 @@ class RunLog:
                 tracker.finish()
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+def without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    """None for what is undefined, since JSON has no NaN and the Hub rejects a config that does."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def check_trackers(names: list[str]) -> None:
+    """Refuse a tracker that accelerate does not know, or that is not installed.
+
+    Raises:
+        ConfigError: names which.
+    """
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    installed = [str(name) for name in get_available_trackers()]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise ConfigError(f"report_to names {name!r}; it must be among accelerate's trackers: {known}.")
+        if name not in installed:
+            raise ConfigError(f"report_to names {name!r}, which is not installed: pip install {name}.")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    # a run killed while it wrote leaves half a line
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
 
 
 def _start_tracker(name: str, output_dir, settings: dict):
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f"report_to names {name!r}; accelerate has {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}.")
     PartialState()  # the trackers ask it which process they are in
     tracker_class = LOGGER_TYPE_TO_CLASS[name]
     run_name = Path(output_dir).resolve().name

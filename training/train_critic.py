@@ -8,6 +8,7 @@ curve. docs/train_critic.md has the settings, the files that are written and wha
 """
 
 import math
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -20,10 +21,11 @@ from modeling_dvpo.training.critic_arguments import CriticArguments, TrainingArg
 from modeling_dvpo.training.critic_evaluation import evaluate, is_better
 from modeling_dvpo.training.critic_files import (
     dataset_returns,
-    load_config,
+    load_config_and_tokenizer,
     load_critic,
     save_critic,
     training_record,
+    warn_of_other_meaning,
 )
 from modeling_dvpo.training.critic_step import Targets, critic_loss
 from modeling_dvpo.training.distributed import (
@@ -39,11 +41,12 @@ from modeling_dvpo.training.distributed import (
     world_size,
 )
 from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, supports_packing
+from modeling_dvpo.training.reward_checks import require_pad_token
 from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError, load_reward_data
-from modeling_dvpo.training.run_directory import open_run_directory
+from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
 from modeling_dvpo.training.tracking import RunLog
 from modeling_dvpo.training.trainable import choose_trainable, make_optimizer, parameter_counts
-from transformers import AutoTokenizer, get_scheduler, set_seed
+from transformers import get_scheduler, set_seed
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo import CriticLossConfig
@@ -55,43 +58,56 @@ SHIFT_MEMORY = 0.95
 def main(arguments: list[str] | None = None) -> None:
     """Run the script with these arguments, by default the command line's."""
     critic_args, data_args, args = parse_config((CriticArguments, RewardDataArguments, TrainingArguments), arguments)
-    loss_config = CriticLossConfig.from_dict(args.critic_loss or {})
+    if args.eval_steps and not (data_args.eval_fraction or data_args.eval_dataset or data_args.eval_split):
+        raise ConfigError(
+            "eval_steps is set, but nothing is held out: give eval_fraction, eval_dataset or eval_split."
+        )
     settings = {**asdict(critic_args), **asdict(data_args), **asdict(args)}
+    check_run_directory(args.output_dir, settings, resume=args.resume, overwrite=args.overwrite_output_dir)
     transformers_logging.disable_progress_bar()
     with distributed_run() as device:
         if not is_main():
             transformers_logging.set_verbosity_error()
-        with main_process_first():
-            open_run_directory(args.output_dir, settings, resume=args.resume, overwrite=args.overwrite_output_dir)
-        CriticRun(critic_args, data_args, args, loss_config, settings, device).train()
+        CriticRun(critic_args, data_args, args, settings, device).train()
 
 
 class CriticRun:
     """Everything between the settings and the trained critic, in the order it happens."""
 
-    def __init__(self, critic_args, data_args, args, loss_config, settings, device):
-        self.args, self.loss_config, self.device = args, loss_config, device
+    def __init__(self, critic_args, data_args, args, settings, device):
+        self.args, self.settings, self.device = args, settings, device
+        self.loss_config = CriticLossConfig.from_dict(args.critic_loss)
         set_seed(args.seed)
         # Data first: bad input is named before any weights are read.
-        name, revision = critic_args.model_name_or_path, critic_args.revision
-        self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model_config = load_config(critic_args)
+        parent_config, self.tokenizer = load_config_and_tokenizer(critic_args)
         with main_process_first():
             self.train_set, self.eval_set = load_reward_data(
-                data_args, self.tokenizer, model_config=model_config, seed=args.seed
+                data_args, self.tokenizer, model_config=parent_config, seed=args.seed
+            )
+        longest = max(max(rows["length"]) for rows in (self.train_set, self.eval_set) if rows)
+        if longest > args.max_tokens_per_device:
+            raise ConfigError(
+                f"max_tokens_per_device is {args.max_tokens_per_device}, and the longest row has {longest} tokens: "
+                "raise it, or set max_length with drop_long_rows."
             )
         returns = dataset_returns(self.train_set, args.gamma)
+        self.eval_returns = dataset_returns(self.eval_set, args.gamma) if self.eval_set else None
 
+        record = training_record(critic_args, data_args, args, returns, self.train_set)
+        warn_of_other_meaning(parent_config, record)
         self.critic = critic = load_critic(critic_args)
-        critic.fit_return_scale(returns, fresh_heads=not hasattr(model_config, "num_value_heads"))
-        critic.config.critic_loss = loss_config.to_dict()
-        critic.config.critic_training = training_record(critic_args, data_args, args, returns, self.train_set)
+        critic.fit_return_scale(returns, fresh_heads=not hasattr(parent_config, "num_value_heads"))
+        critic.config.critic_loss = self.loss_config.to_dict()
+        critic.config.critic_training = record
         packing = supports_packing(critic) if args.packing is None else args.packing
+        pad_token_id = None if packing else require_pad_token(self.tokenizer)
         choose_trainable(critic, critic_args)
         if args.gradient_checkpointing:
             critic.gradient_checkpointing_enable({"use_reentrant": False})
         trained, parameters = parameter_counts(critic)
-        shard(critic.to(device), bf16=args.bf16)
+        shard(critic, device, bf16=args.bf16)
+        # ranks agree on the fresh weights, and then draw dropout and sampled targets of their own
+        torch.manual_seed(args.seed + rank())
 
         self.layout = {
             "max_tokens": args.max_tokens_per_device,
@@ -102,18 +118,18 @@ class CriticRun:
         self.sampler = RewardBatchSampler(
             self.train_set["length"], rows_per_step=args.rows_per_step, seed=args.seed, **self.layout
         )
-        self.collate = RewardCollator(packing=packing, pad_token_id=self.tokenizer.pad_token_id)
-        epochs = math.ceil(args.num_train_epochs * len(self.sampler))
-        self.total_steps = args.max_steps if args.max_steps > 0 else epochs
+        self.collate = RewardCollator(packing=packing, pad_token_id=pad_token_id)
+        steps = math.ceil(args.num_train_epochs * len(self.sampler))
+        self.total_steps = args.max_steps if args.max_steps > 0 else steps
         self.optimizer = make_optimizer(critic, args)
         warmup = math.ceil(args.warmup_ratio * self.total_steps)
         self.schedule = get_scheduler(args.lr_scheduler_type, self.optimizer, warmup, self.total_steps)
         self.targets = Targets(returns=args.returns, gamma=args.gamma, lam=args.lam, target=args.target)
-        self.progress = {"step": 0, "underestimation": 0.0, "best": None}
+        self.progress = {"step": 0, "underestimation": 0.0, "report": None, "best": None}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.progress = load_checkpoint(found[-1], critic, self.optimizer)
             self.schedule.load_state_dict(self.progress["schedule"])
-        self.log = RunLog(args.output_dir, self.total_steps, self.progress["step"], args.report_to, settings)
+        self.log = RunLog(self.total_steps, self.progress["step"])
         self.log.say(
             f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
             f"quantiles, {trained:,} of {parameters:,} parameters train\n"
@@ -124,12 +140,16 @@ class CriticRun:
     def train(self) -> None:
         args = self.args
         self.critic.train()
+        if not self.progress["step"]:
+            self.evaluate()
         started, tokens = time.perf_counter(), 0
         while (step := self.progress["step"]) < self.total_steps:
             epoch, start = divmod(step, len(self.sampler))
             for micro_batches in self.sampler.steps(epoch, start):
                 step += 1
                 metrics = self.optimizer_step(step, micro_batches)
+                if not self.log.opened:
+                    self.begin_to_write()
                 tokens += metrics["action_tokens"]
                 self.log.step(step, {name: metrics[name] for name in ("loss", "quantile", "cvar", "grad_norm")})
                 last = step == self.total_steps
@@ -137,15 +157,24 @@ class CriticRun:
                     speed = tokens / (time.perf_counter() - started)
                     self.log.write(step, {**metrics, "action_tokens_per_second": speed})
                 if last or (args.eval_steps and step % args.eval_steps == 0):
-                    self.evaluate(step)
+                    self.evaluate()
+                    self.keep_best()
                 if last or (args.save_steps and step % args.save_steps == 0):
                     self.progress["schedule"] = self.schedule.state_dict()
                     keep = args.save_total_limit
                     save_checkpoint(args.output_dir, step, self.critic, self.optimizer, self.progress, keep=keep)
                 if last:
                     break
-        self.save("last", self.last_report)
+        self.save("last")
         self.log.close()
+
+    def begin_to_write(self) -> None:
+        """Take the directory once a step has worked, so that a start that fails leaves it free."""
+        args = self.args
+        claim_run_directory(args.output_dir, self.settings, resume=args.resume, overwrite=args.overwrite_output_dir)
+        self.log.open(args.output_dir, args.report_to, self.settings)
+        if self.progress["step"] == 1:
+            self.log_report(0)
 
     def optimizer_step(self, step: int, micro_batches) -> dict[str, float]:
         """Forward, backward and update on one step's rows; its metrics, summed over micro-batches and ranks."""
@@ -176,7 +205,8 @@ class CriticRun:
                 f"Step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. No update was made; what "
                 f"{self.args.output_dir} holds is unharmed. Lower the learning rates, or look for extreme rewards."
             )
-        metrics["learning_rate"] = self.schedule.get_last_lr()[0]
+        rates = self.schedule.get_last_lr()  # the heads' come last
+        metrics |= {"learning_rate": rates[0], "heads_learning_rate": rates[-1]}
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
@@ -189,22 +219,37 @@ class CriticRun:
         batch = self.collate([self.train_set[i] for i in micro.rows], filler=micro.filler)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
-    def evaluate(self, step: int) -> None:
-        self.last_report = None
+    def evaluate(self) -> None:
         if not self.eval_set:
             return
         with compute_dtype(self.device, bf16=self.args.bf16):
-            report = evaluate(self.critic, self.eval_set, self.collate, self.args.gamma, self.layout, self.device)
-        self.last_report = report
-        self.log.write(step, {f"eval_{name}": value for name, value in report.items()})
+            report = evaluate(
+                self.critic,
+                self.eval_set,
+                self.eval_returns,
+                self.collate,
+                self.args.gamma,
+                self.layout,
+                self.device,
+            )
+        self.progress["report"] = report
+        step = self.progress["step"]
         self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
-        if is_better(report, self.progress["best"], self.args.best_metric):
-            self.progress["best"] = report
-            self.save("best", report)
+        if self.log.opened:
+            self.log_report(step)
 
-    def save(self, name: str, report: dict | None) -> None:
-        directory = Path(self.args.output_dir) / name
-        save_critic(self.critic, self.tokenizer, directory, step=self.progress["step"], report=report)
+    def log_report(self, step: int) -> None:
+        self.log.write(step, {f"eval_{name}": value for name, value in (self.progress["report"] or {}).items()})
+
+    def keep_best(self) -> None:
+        report = self.progress["report"]
+        if report and is_better(report, self.progress["best"], self.args.best_metric):
+            self.progress["best"] = report
+            self.save("best")
+
+    def save(self, name: str) -> None:
+        directory, progress = Path(self.args.output_dir) / name, self.progress
+        save_critic(self.critic, self.tokenizer, directory, step=progress["step"], report=progress["report"])
         self.log.say(f"saved {directory}")
 
 
@@ -212,4 +257,5 @@ if __name__ == "__main__":
     try:
         main()
     except (ConfigError, RewardDataError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        # every rank finds the same error; one says so
+        sys.exit(f"{type(error).__name__}: {error}" if os.environ.get("RANK", "0") == "0" else 1)

@@ -1,21 +1,30 @@
 """Which of the critic's parameters train, and at which rate: heads only, LoRA and heads, or all."""
 
 import torch
+from modeling_dvpo.training.config import ConfigError
 from torch import nn
 
 TRAINABLE = ("all", "lora", "heads")
 
 
 def choose_trainable(critic: nn.Module, args) -> None:
-    """Freeze what does not train, in place; with "lora", add the adapter. Call before sharding.
+    """Freeze what does not train, in place; with "lora", add an adapter or go on with the one that was loaded.
+
+    Call before sharding.
 
     Args:
-        args: `trainable` (one of TRAINABLE) and the `lora_*` settings.
+        args: `model_name_or_path`, `trainable` (one of TRAINABLE) and the `lora_*` settings of a new adapter.
+
+    Raises:
+        ConfigError: "all" on a loaded adapter.
     """
-    if args.trainable == "heads":
-        critic.requires_grad_(False)
-        critic.quantile_heads.requires_grad_(True)
-    if args.trainable == "lora":
+    adapted = getattr(critic, "_hf_peft_config_loaded", False)
+    if args.trainable == "all" and adapted:
+        raise ConfigError(
+            f"{args.model_name_or_path} is a LoRA adapter, and trainable is 'all'. Go on with trainable=lora or "
+            "heads, or merge the adapter into its base model first."
+        )
+    if args.trainable == "lora" and not adapted:
         from peft import LoraConfig
 
         critic.add_adapter(
@@ -28,6 +37,10 @@ def choose_trainable(critic: nn.Module, args) -> None:
                 base_model_name_or_path=args.model_name_or_path,
             )
         )
+    parts = {"heads": ("quantile_heads.",), "lora": ("quantile_heads.", ".lora_"), "all": ("",)}[args.trainable]
+    for name, parameter in critic.named_parameters():
+        # an adapter has heads of its own; the base model's are kept beside them, unused
+        parameter.requires_grad_(".original_module." not in name and any(part in name for part in parts))
 
 
 def make_optimizer(critic: nn.Module, args) -> torch.optim.Optimizer:
