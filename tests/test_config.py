@@ -2,6 +2,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import pytest
+
 from modeling_dvpo.training.config import ConfigError, parse_config
 from modeling_dvpo.training.critic_arguments import CriticArguments, TrainingArguments
 from modeling_dvpo.training.reward_data import RewardDataArguments

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.tracking import RunLog, check_trackers, without_nan
 

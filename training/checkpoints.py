@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
-from modeling_dvpo.training.distributed import barrier, is_main, rank, world_size
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from modeling_dvpo.training.distributed import barrier, is_main, rank, world_size
 
 CHECKPOINTS = "checkpoints"
 # What does not train is read from the checkpoint that the run started from.

@@ -4,13 +4,12 @@ import json
 import math
 from dataclasses import dataclass, field
 
+from modeling_dvpo import CriticLossConfig
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.critic_evaluation import BEST_METRICS
 from modeling_dvpo.training.critic_step import RETURNS
 from modeling_dvpo.training.tracking import check_trackers
 from modeling_dvpo.training.trainable import TRAINABLE
-
-from modeling_dvpo import CriticLossConfig
 
 # Those of `transformers.get_scheduler` that need nothing but the number of steps and of warm-up steps.
 SCHEDULES = ("cosine", "linear", "constant_with_warmup")
@@ -46,9 +45,7 @@ class TrainingArguments:
 
     output_dir: str = field(metadata={"help": "Where the run writes; must not hold another run."})
     resume: bool = option(False, "Go on from the newest checkpoint in output_dir, if there is one.")
-    overwrite_output_dir: bool = option(
-        False, "Delete the run in output_dir, once step 1 of this one is done."
-    )
+    overwrite_output_dir: bool = option(False, "Delete the run in output_dir, once step 1 of this one is done.")
     returns: str = option("monte_carlo", "Target returns: monte_carlo, or lambda (through distributional_gae).")
     gamma: float = option(1.0, "Discount per action token.")
     lam: float = option(0.95, "Lambda of lambda-returns.")

@@ -3,11 +3,11 @@
 import math
 
 import torch
+
+from modeling_dvpo.critic_report import CriticReport
 from modeling_dvpo.training.critic_step import critic_quantiles, monte_carlo_targets
 from modeling_dvpo.training.distributed import sum_over_ranks
 from modeling_dvpo.training.packing import RewardBatchSampler
-
-from modeling_dvpo.critic_report import CriticReport
 
 # Metrics of `CriticReport` that can choose the best weights, and whether more of them is better.
 BEST_METRICS = {"explained_variance": True, "crps": False, "pinball": False, "mae": False}

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 import transformers
-from modeling_dvpo.training.config import ConfigError
-from modeling_dvpo.training.critic_step import monte_carlo_targets
-from modeling_dvpo.training.distributed import barrier, is_main
-from modeling_dvpo.training.packing import RewardCollator
-from modeling_dvpo.training.tracking import without_nan
 from transformers import AutoConfig, AutoTokenizer
 
 import modeling_dvpo
 from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.modeling_distributional_value import HEAD_SETTINGS
+from modeling_dvpo.training.config import ConfigError
+from modeling_dvpo.training.critic_step import monte_carlo_targets
+from modeling_dvpo.training.distributed import barrier, is_main
+from modeling_dvpo.training.packing import RewardCollator
+from modeling_dvpo.training.tracking import without_nan
 
 PARTIAL = ".partial"
 

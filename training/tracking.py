@@ -4,9 +4,10 @@ import json
 import math
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.distributed import is_main
-from tqdm.auto import tqdm
 
 
 class RunLog:

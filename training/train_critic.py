@@ -15,6 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from transformers import get_scheduler, set_seed
+from transformers.utils import logging as transformers_logging
+
+from modeling_dvpo import CriticLossConfig
 from modeling_dvpo.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from modeling_dvpo.training.config import ConfigError, parse_config
 from modeling_dvpo.training.critic_arguments import CriticArguments, TrainingArguments
@@ -46,10 +50,6 @@ from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataEr
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
 from modeling_dvpo.training.tracking import RunLog
 from modeling_dvpo.training.trainable import choose_trainable, make_optimizer, parameter_counts
-from transformers import get_scheduler, set_seed
-from transformers.utils import logging as transformers_logging
-
-from modeling_dvpo import CriticLossConfig
 
 # How fast the running mean behind the `shift` gate forgets: about the last 20 steps.
 SHIFT_MEMORY = 0.95

@@ -1,8 +1,9 @@
 """Which of the critic's parameters train, and at which rate: heads only, LoRA and heads, or all."""
 
 import torch
-from modeling_dvpo.training.config import ConfigError
 from torch import nn
+
+from modeling_dvpo.training.config import ConfigError
 
 TRAINABLE = ("all", "lora", "heads")
 
