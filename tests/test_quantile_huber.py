@@ -1,3 +1,7 @@
+import importlib
+import shutil
+from pathlib import Path
+
 import pytest
 import reference
 import torch
@@ -188,6 +192,22 @@ def test_compiles_in_one_graph():
 @pytest.mark.slow
 def test_compiles_with_inductor():
     _compiled_equals_eager("inductor")
+
+
+def test_a_second_copy_of_the_file_works_beside_the_package(tmp_path, monkeypatch):
+    """Remote code loads its own copy of these files; two operators of one name would replace one another."""
+    copy = tmp_path / "a_critic_repo"
+    copy.mkdir()
+    for name in ("quantiles.py", "quantile_huber.py"):
+        shutil.copy(Path(module.__file__).with_name(name), copy)
+    (copy / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    other = importlib.import_module("a_critic_repo.quantile_huber")
+    assert other._NAMESPACE != module._NAMESPACE
+    q, y = torch.randn(2, 3, 4), torch.randn(2, 1, 5)
+    torch.testing.assert_close(
+        loss_and_gradient(quantile_huber_loss, q, y), loss_and_gradient(other.quantile_huber_loss, q, y)
+    )
 
 
 def test_operator_is_registered_soundly():
