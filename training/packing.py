@@ -13,7 +13,7 @@ Two layouts:
   layer, so families with sliding windows (Mistral, Gemma) silently lose theirs.
 - *padded* `(B, T)`: right padding with an attention mask, rows of similar length together. Right for every family.
 
-Whether a model can be packed is asked of the model itself: `supports_packing`.
+Whether a model can be packed is asked of the model itself: `supports_packing`; whether it should be, `packing_pays`.
 """
 
 from __future__ import annotations
@@ -210,6 +210,17 @@ class RewardCollator:
         batch["row_id"] = torch.tensor([int(row.get("row_id", place)) for place, row in enumerate(rows)])
         batch["truncated"] = torch.tensor([bool(row.get("truncated", False)) for row in rows])
         return batch
+
+
+def packing_pays(model: torch.nn.Module) -> bool:
+    """Whether to pack: the model keeps packed rows apart, and its attention skips what lies between them.
+
+    Flash and flex attention do the work of the rows alone. Dense attention (sdpa, eager) computes the whole L × L square
+    of a packed sequence and masks it: rows of 30 tokens, packed to 2,000, took 2.4 times as long as padded ones of
+    similar length.
+    """
+    attention = model.config._attn_implementation or ""
+    return ("flash" in attention or "flex" in attention) and supports_packing(model)
 
 
 @torch.no_grad()

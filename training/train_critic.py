@@ -44,7 +44,7 @@ from modeling_dvpo.training.distributed import (
     sum_over_ranks,
     world_size,
 )
-from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, supports_packing
+from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays
 from modeling_dvpo.training.reward_checks import require_pad_token
 from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError, load_reward_data
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
@@ -99,7 +99,7 @@ class CriticRun:
         critic.fit_return_scale(returns, fresh_heads=not hasattr(parent_config, "num_value_heads"))
         critic.config.critic_loss = self.loss_config.to_dict()
         critic.config.critic_training = record
-        packing = supports_packing(critic) if args.packing is None else args.packing
+        packing = packing_pays(critic) if args.packing is None else args.packing
         pad_token_id = None if packing else require_pad_token(self.tokenizer)
         choose_trainable(critic, critic_args)
         if args.gradient_checkpointing:
