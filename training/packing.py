@@ -215,7 +215,7 @@ class RewardCollator:
 def packing_pays(model: torch.nn.Module) -> bool:
     """Whether to pack: the model keeps packed rows apart, and its attention skips what lies between them.
 
-    Flash and flex attention do the work of the rows alone. Dense attention (sdpa, eager) computes the whole L × L square
+    Flash and flex attention do the work of the rows alone. Dense attention (sdpa, eager) computes the whole square
     of a packed sequence and masks it: rows of 30 tokens, packed to 2,000, took 2.4 times as long as padded ones of
     similar length.
     """

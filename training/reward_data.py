@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
+
 from modeling_dvpo.training import reward_checks as checks
 from modeling_dvpo.training.reward_checks import RewardDataError, RowProblem
 from modeling_dvpo.training.reward_columns import row_reader

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from modeling_dvpo.training.reward_checks import (
     IGNORED_RETURN,
     RowProblem,

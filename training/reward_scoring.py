@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import torch
+
 from modeling_dvpo.training.reward_checks import RewardDataError
 from modeling_dvpo.training.reward_rows import Row
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from modeling_dvpo.training.reward_checks import RowProblem
 from transformers.utils.chat_template_utils import render_jinja_template
+
+from modeling_dvpo.training.reward_checks import RowProblem
 
 Messages = list[dict[str, Any]]
 Spans = list[tuple[int, int]]

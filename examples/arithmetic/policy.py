@@ -10,10 +10,11 @@ import random
 from pathlib import Path
 
 import torch
-from modeling_dvpo.training.tasks.arithmetic import ANSWER, CHARACTERS, generate_problems
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import trange
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from modeling_dvpo.training.tasks.arithmetic import ANSWER, CHARACTERS, generate_problems
 
 IGNORED = -100
 
