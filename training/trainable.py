@@ -35,7 +35,6 @@ def choose_trainable(critic: nn.Module, args) -> None:
                 lora_dropout=args.lora_dropout,
                 target_modules=args.lora_target_modules,
                 modules_to_save=["quantile_heads"],
-                base_model_name_or_path=args.model_name_or_path,
             )
         )
     parts = {"heads": ("quantile_heads.",), "lora": ("quantile_heads.", ".lora_"), "all": ("",)}[args.trainable]
