@@ -114,33 +114,55 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             )
         config = AutoConfig.from_pretrained(path, **hub)
         stored = {name: getattr(config, name, None) for name in HEAD_SETTINGS}
-        if None in stored.values() or any(stored[name] != value for name, value in settings.items()):
+        if None in stored.values():
+            raise ValueError(
+                f"The {CONFIG_NAME} beside the adapter {path} is no critic's: it lacks "
+                f"{', '.join(name for name, value in stored.items() if value is None)}. Save the critic's config "
+                "there: critic.config.save_pretrained(directory)."
+            )
+        if any(stored[name] != value for name, value in settings.items()):
             raise ValueError(f"The adapter {path} was saved with the heads {stored}, but {settings} were asked for.")
         base = json.loads(Path(adapter_config_file).read_text())["base_model_name_or_path"]
         # the base repository has revisions of its own
         base_kwargs = {k: v for k, v in kwargs.items() if k not in ("revision", "subfolder", "config")}
-        model = cls.from_pretrained(base, *model_args, config=config, **base_kwargs)
-        keys = _adapter_keys(path, hub)
-        lacking = [
-            k
-            for k, _ in model.quantile_heads.named_parameters()
-            if not any(
-                f"quantile_heads.{k}" in key or key.endswith(f"quantile_heads.modules_to_save.default.{k}")
-                for key in keys
-            )
-        ]
-        if lacking:
+        model, info = cls.from_pretrained(
+            base, *model_args, **{**base_kwargs, "config": config, "output_loading_info": True}
+        )
+        _check_adapter_heads(path, hub, model.quantile_heads, fresh=bool(info["missing_keys"]))
+        adapter_info = model.load_adapter(path, adapter_kwargs=hub)
+        lost = sorted(getattr(adapter_info, "missing_keys", ()))
+        if lost:
             raise ValueError(
-                f"The adapter {path} lacks {', '.join('quantile_heads.' + k for k in lacking)}: train it with "
-                'LoraConfig(modules_to_save=["quantile_heads"]) so that its heads are saved with it.'
+                f"The adapter {path} lacks weights of its own: {', '.join(lost[:5])} ({len(lost)} in all). They "
+                "would have been random: check that the file is complete and was trained on this architecture."
             )
-        model.load_adapter(path, adapter_kwargs=hub)
-        return model
+        return (model, info) if kwargs.get("output_loading_info") else model
 
 
-def _adapter_keys(path, hub) -> list[str]:
+def _check_adapter_heads(path, hub, heads, *, fresh: bool) -> None:
+    """Raise ValueError unless the adapter has these heads, or none where a base critic's own were left frozen."""
     from safetensors import safe_open
 
-    weights = cached_file(path, "adapter_model.safetensors", **hub)
-    with safe_open(weights, framework="pt") as file:
-        return list(file.keys())
+    found = {}
+    with safe_open(cached_file(path, "adapter_model.safetensors", **hub), framework="pt") as file:
+        for key in file.keys():
+            _, is_head, name = key.partition("quantile_heads.")
+            if is_head:
+                found[name.removeprefix("modules_to_save.default.")] = tuple(file.get_slice(key).get_shape())
+    needed = {name: tuple(parameter.shape) for name, parameter in heads.named_parameters()}
+    lacking = [f"quantile_heads.{name}" for name in needed if name not in found]
+    if lacking and (fresh or found):
+        raise ValueError(
+            f"The adapter {path} lacks {', '.join(lacking)}: train it with "
+            'LoraConfig(modules_to_save=["quantile_heads"]) so that its heads are saved with it.'
+        )
+    wrong = [
+        f"quantile_heads.{name} {found[name]} (needed {shape})"
+        for name, shape in needed.items()
+        if found.get(name, shape) != shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"Weights of the adapter {path} do not have the shapes that its {CONFIG_NAME} asks of the heads: "
+            f"{', '.join(wrong)}. Repair {CONFIG_NAME} or the weights."
+        )
