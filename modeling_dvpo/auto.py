@@ -8,9 +8,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConf
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
+from .critic_families import critic_config_class
 from .modeling_distributional_value import (
     HEAD_SETTINGS,
-    critic_config_class,
     distributional_value_class,
 )
 

@@ -18,14 +18,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-)
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .critic_families import BACKBONE_ATTRIBUTES, critic_config_class, family_classes, hidden_size
 from .losses import CriticLossConfig, dvpo_critic_loss
 from .quantile_heads import VALUE_HEAD_TYPES, LinearQuantileHeads
 from .quantiles import quantile_levels
@@ -34,8 +31,6 @@ CLASS_SUFFIX = "ForDistributionalValue"
 IGNORED_LABEL = -100.0
 # What `from_pretrained` and `from_config` take for fresh heads, with the paper's defaults.
 HEAD_SETTINGS = {"num_value_heads": 3, "num_quantiles": 200, "value_head_type": "linear"}
-# `base_model_prefix` of these families is not the attribute that holds their text backbone.
-BACKBONE_ATTRIBUTES = {"llama4_text": "model"}
 
 
 @dataclass
@@ -76,7 +71,7 @@ class DistributionalValueMixin:
         self.critic_loss_config = CriticLossConfig(**(config.critic_loss or {}))
         setattr(self, self.base_model_prefix, self.backbone_class(config))
         self.quantile_heads = VALUE_HEAD_TYPES[config.value_head_type](
-            config.get_text_config().hidden_size, config.num_value_heads, config.num_quantiles
+            hidden_size(config), config.num_value_heads, config.num_quantiles
         )
         self.post_init()
 
@@ -348,40 +343,6 @@ def _own_class_name(model):
         cls.__name__, cls.__module__ = names
 
 
-def _first(classes):
-    return classes[0] if isinstance(classes, (list, tuple)) else classes
-
-
-def critic_config_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
-    """The config class of the critic for checkpoints of `config_class`: itself, or its text part.
-
-    Raises:
-        ValueError: the family has no decoder-only causal LM in transformers, or is not registered there.
-    """
-    name, model_type = config_class.__name__, config_class.model_type
-    # some encoder-decoder families (BART) also have a masked LM: ask for them first
-    if model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        raise ValueError(f"{name} is an encoder-decoder family. A critic needs a decoder-only causal LM.")
-    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise ValueError(
-            f"{name} is an encoder (masked LM) family. A critic needs a decoder-only causal LM, whose output at a "
-            "token has seen only the tokens up to it."
-        )
-    causal_class = _first(MODEL_FOR_CAUSAL_LM_MAPPING.get(config_class, None))
-    if causal_class is None:
-        raise ValueError(
-            f"{name} has no causal LM in transformers. A critic needs a decoder-only causal LM; register a custom one "
-            "with AutoConfig.register, AutoModel.register and AutoModelForCausalLM.register."
-        )
-    text_class = config_class.sub_configs.get("text_config")
-    if text_class is not None and causal_class.config_class is text_class:
-        config_class = text_class
-    for mapping, auto_class in ((MODEL_FOR_CAUSAL_LM_MAPPING, "AutoModelForCausalLM"), (MODEL_MAPPING, "AutoModel")):
-        if mapping.get(config_class, None) is None:
-            raise ValueError(f"{config_class.__name__} is not known to {auto_class}; {auto_class}.register adds it.")
-    return config_class
-
-
 @functools.cache
 def distributional_value_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
     """Make `XForDistributionalValue` for the family of `XConfig`; the same class every time.
@@ -392,15 +353,13 @@ def distributional_value_class(config_class: type[PreTrainedConfig]) -> type[Pre
         ValueError: as `critic_config_class`.
     """
     config_class = critic_config_class(config_class)
-    backbone_class = _first(MODEL_MAPPING[config_class])
-    causal_class = _first(MODEL_FOR_CAUSAL_LM_MAPPING[config_class])
-    prefix = BACKBONE_ATTRIBUTES.get(config_class.model_type, causal_class.base_model_prefix)
+    backbone_class, causal_class = family_classes(config_class)
     family = next(c for c in causal_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
     attributes = {
         "__module__": __name__,
         "__doc__": f"Distributional critic on {backbone_class.__name__}; see `DistributionalValueMixin`.",
         "config_class": config_class,
-        "base_model_prefix": prefix,
+        "base_model_prefix": BACKBONE_ATTRIBUTES.get(config_class.model_type, causal_class.base_model_prefix),
         "backbone_class": backbone_class,
         "_keep_in_fp32_modules_strict": {"quantile_heads", *(family._keep_in_fp32_modules_strict or ())},
         # heads of other tasks, left behind on purpose
