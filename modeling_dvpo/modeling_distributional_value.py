@@ -361,7 +361,9 @@ def distributional_value_class(config_class: type[PreTrainedConfig]) -> type[Pre
         "config_class": config_class,
         "base_model_prefix": BACKBONE_ATTRIBUTES.get(config_class.model_type, causal_class.base_model_prefix),
         "backbone_class": backbone_class,
+        # strict: when loading in half precision; the other: what quantisers ask for
         "_keep_in_fp32_modules_strict": {"quantile_heads", *(family._keep_in_fp32_modules_strict or ())},
+        "_keep_in_fp32_modules": {"quantile_heads", *(family._keep_in_fp32_modules or ())},
         # heads of other tasks, left behind on purpose
         "_keys_to_ignore_on_load_unexpected": [
             *(family._keys_to_ignore_on_load_unexpected or ()),

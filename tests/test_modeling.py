@@ -6,6 +6,7 @@ import torch
 from tiny_critics import tiny_batch, tiny_critic
 from tiny_models import tiny_config
 from torch.testing import assert_close
+from transformers.quantizers import HfQuantizer
 from transformers.utils import ModelOutput
 
 from modeling_dvpo import AutoModelForDistributionalValue, align_to_actions, modeling_distributional_value
@@ -160,6 +161,24 @@ def test_attention_implementations_agree():
     attentions = outputs["eager"].attentions
     assert [a.shape for a in attentions] == [(2, 4, 6, 6)] * 2
     assert_close(attentions[0].sum(-1), torch.ones(2, 4, 6))
+
+
+def test_attention_implementation_can_be_changed_later():
+    critic, ids = tiny_critic(), tiny_batch()
+    before = critic(ids)
+    assert critic.config._attn_implementation == "sdpa"
+    critic.set_attn_implementation("eager")
+    after = critic(ids, output_attentions=True)
+    assert [a.shape for a in after.attentions] == [(2, 4, 6, 6)] * 2
+    assert_close(after.quantiles, before.quantiles)
+
+
+def test_quantisers_leave_the_heads_alone():
+    critic = tiny_critic()
+    skipped = HfQuantizer.get_modules_to_not_convert(critic, ["lm_head"], critic._keep_in_fp32_modules)
+    assert "quantile_heads" in skipped
+    # and by type: they replace linear layers
+    assert not any(isinstance(module, torch.nn.Linear) for module in critic.quantile_heads.modules())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 from tiny_critics import tiny_batch, tiny_critic
+from tiny_models import tiny_causal_lm
 from torch.testing import assert_close
+
+from modeling_dvpo import AutoModelForDistributionalValue
 
 
 def without_weights(critic):
@@ -62,6 +65,20 @@ def test_constant_returns_keep_a_scale_of_one(constant):
     critic.fit_return_scale(torch.full((1001,), constant), fresh_heads=True)
     assert critic.config.return_scale == 1.0
     assert_close(without_weights(critic), torch.full((2, 5), constant))
+
+
+@pytest.mark.parametrize("saved", ["base LM", "critic"])
+def test_fresh_heads_of_a_loaded_model(saved, tmp_path):
+    """transformers leaves parameters alone that came from a checkpoint, also when a reset is what is asked for."""
+    (tiny_causal_lm("qwen3") if saved == "base LM" else tiny_critic(num_quantiles=3)).save_pretrained(tmp_path)
+    critic = AutoModelForDistributionalValue.from_pretrained(tmp_path, num_quantiles=3)
+    before = critic.quantile_heads.weight.clone()
+    critic.fit_return_scale(torch.tensor([1.0, 4.0, 6.0]), fresh_heads=True)
+    assert (critic.quantile_heads.weight != before).all()
+    heads = critic.config.num_value_heads
+    assert_close(
+        critic(tiny_batch()).quantiles, torch.tensor([1.0, 4.0, 6.0]).expand(2, 6, heads, 3), atol=0.2, rtol=0
+    )
 
 
 def test_heads_of_a_loaded_critic_keep_what_they_predict():

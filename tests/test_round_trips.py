@@ -15,6 +15,7 @@ from modeling_dvpo import AutoModelForDistributionalValue
 
 SHIPPED = {
     "modeling_distributional_value.py",
+    "critic_families.py",
     "quantile_heads.py",
     "losses.py",
     "loss_terms.py",
@@ -79,6 +80,19 @@ def test_body_of_any_type_with_float32_heads(dtype, tmp_path):
     assert set(stored.values()) == {dtype}
     assert_equal_critics(AutoModelForDistributionalValue.from_pretrained(tmp_path), critic)
     assert_equal_critics(AutoModelForDistributionalValue.from_pretrained(tmp_path, dtype=dtype), critic)
+
+
+def test_heads_saved_in_half_precision_load_as_float32(tmp_path):
+    """As after `critic.to(torch.bfloat16)`: what is left of the heads computes, and trains, in float32."""
+    critic = tiny_critic().bfloat16()
+    critic.save_pretrained(tmp_path)
+    for dtype in ("auto", torch.bfloat16):
+        loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path, dtype=dtype)
+        assert loaded.dtype == torch.bfloat16
+        assert loaded.quantile_heads.weight.dtype == loaded.quantile_heads.bias.dtype == torch.float32
+        # not the outputs: bfloat16() also rounds the rotary frequencies, which no file holds
+        for name, tensor in critic.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name].to(tensor), tensor), name
 
 
 def test_fitted_return_scale_is_kept_to_the_last_bit(tmp_path):
