@@ -1,6 +1,11 @@
 """Fixtures shared by several test files."""
 
-import pytest
+import os
+
+# before anything of Hugging Face is imported: no test may reach for the network
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 

@@ -55,7 +55,7 @@ class TrainingArguments:
     max_steps: int = option(-1, "Optimizer steps; replaces num_train_epochs when positive.")
     rows_per_step: int = option(64, "Rows of one optimizer step, over all ranks and micro-batches.")
     max_tokens_per_device: int = option(8192, "Tokens of one micro-batch, padding included; the memory setting.")
-    packing: bool | None = option(None, "Packed rows; by default with flash or flex attention, where the model keeps rows apart.")
+    packing: bool | None = option(None, "Packed rows; by default with flash or flex attention where rows stay apart.")
     learning_rate: float = option(1e-5, "Peak rate of the body or adapter.")
     heads_learning_rate: float | None = option(None, "Peak rate of the heads; 10 times learning_rate by default.")
     lr_scheduler_type: str = option("cosine", f"Schedule after the warm-up: {', '.join(SCHEDULES)}.")

@@ -44,7 +44,7 @@ from modeling_dvpo.training.distributed import (
     sum_over_ranks,
     world_size,
 )
-from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays
+from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays, supports_packing
 from modeling_dvpo.training.reward_checks import require_pad_token
 from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError, load_reward_data
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
@@ -100,6 +100,8 @@ class CriticRun:
         critic.config.critic_loss = self.loss_config.to_dict()
         critic.config.critic_training = record
         packing = packing_pays(critic) if args.packing is None else args.packing
+        if args.packing and not supports_packing(critic):
+            raise ConfigError(f"packing is true, but {type(critic).__name__} would mix packed rows up; leave it out.")
         pad_token_id = None if packing else require_pad_token(self.tokenizer)
         choose_trainable(critic, critic_args)
         if args.gradient_checkpointing:
