@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from modeling_dvpo.training.tasks.arithmetic import distinct_problems, exact_reward, process_reward
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modeling_dvpo.training.tasks.arithmetic import distinct_problems, exact_reward, process_reward
 
 # The example is run as `python examples/arithmetic/demo.py`: its modules import each other from that directory.
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "arithmetic"))

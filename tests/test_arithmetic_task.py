@@ -2,6 +2,7 @@ import itertools
 import random
 
 import pytest
+
 from modeling_dvpo.training.tasks.arithmetic import (
     DOMAINS,
     Problem,

@@ -4,6 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing import assert_close
+from transformers import AutoModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
 from modeling_dvpo.training.packing import (
     MicroBatch,
     RewardBatchSampler,
@@ -12,9 +16,6 @@ from modeling_dvpo.training.packing import (
     pack_rows,
     supports_packing,
 )
-from torch.testing import assert_close
-from transformers import AutoModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 lengths_lists = st.lists(st.integers(1, 20), min_size=1, max_size=40)
 

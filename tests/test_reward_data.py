@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from transformers import HfArgumentParser, Qwen3Config
+
 from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator
 from modeling_dvpo.training.reward_checks import PROBLEMS, require_pad_token
 from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError, load_reward_data
-from transformers import HfArgumentParser, Qwen3Config
 
 GENERATION_TEMPLATE = (
     "{% for message in messages %}<s>{{ message.role }}: {% if message.role == 'assistant' %}"

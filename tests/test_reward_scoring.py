@@ -6,10 +6,11 @@ import types
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, Qwen3Config
+
 from modeling_dvpo.training.reward_checks import RewardDataError
 from modeling_dvpo.training.reward_rows import Row
 from modeling_dvpo.training.reward_scoring import RewardModel, load_reward_function, score_rows
-from transformers import AutoModelForSequenceClassification, Qwen3Config
 
 TEXT = [
     Row(prompt="1 + 1?", completion=" 2", extra={"answer": "2"}),
