@@ -17,12 +17,11 @@ import modeling_dvpo.training.train_critic as script
 from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.training.config import ConfigError, parse_config
 from modeling_dvpo.training.critic_arguments import CriticArguments, TrainingArguments
-from modeling_dvpo.training.critic_evaluation import is_better
 from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError
 
 REPOSITORY = Path(script.__file__).parents[1]
 SCRIPT = str(Path(script.__file__))
-# three micro-batches a step in the accumulated run, two or more on each of two ranks
+# a step has about 260 tokens
 SHORT = {"max_steps": 6, "rows_per_step": 16, "learning_rate": 1e-3, "logging_steps": 1, "eval_steps": 3}
 LEARNING = {"max_steps": 30, "rows_per_step": 32, "learning_rate": 3e-3, "logging_steps": 10}
 # the one metric that no two runs share
@@ -145,7 +144,8 @@ class TestSameCurve:
         assert_same_curve(found, one_process[0])
 
     def test_two_ranks(self, one_process, inputs, tmp_path):
-        found = run_on_two_ranks(tmp_path / "run", inputs, SHORT)
+        """Four micro-batches a rank and step or so, whose gradients meet once."""
+        found = run_on_two_ranks(tmp_path / "run", inputs, SHORT, max_tokens_per_device=40)
         assert_same_curve(found, one_process[0])
         torch.testing.assert_close(values(tmp_path / "run" / "last"), values(one_process[1] / "last"))
 
@@ -157,8 +157,8 @@ class TestSameCurve:
     @pytest.mark.parametrize(
         "settings",
         [
-            {"trainable": "lora", "lora_r": 4},
-            {"trainable": "heads"},
+            {"trainable": "lora", "lora_r": 4, "max_tokens_per_device": 60},
+            {"trainable": "heads", "max_tokens_per_device": 60},
             {"returns": "lambda", "gradient_checkpointing": "true", "max_tokens_per_device": 100},
             {"packing": "true", "max_tokens_per_device": 150, "value_head_type": "monotone"},
         ],
@@ -594,14 +594,20 @@ def test_learning_rates_warm_up_and_decay(inputs, tmp_path):
     assert [metrics[step]["heads_learning_rate"] for step in range(1, 7)] == pytest.approx([10 * x for x in expected])
 
 
-def test_the_better_report():
-    report, nan = {"crps": 0.5, "explained_variance": 0.5}, {"crps": 0.1, "explained_variance": float("nan")}
-    assert is_better(report, None, "crps")
-    assert is_better({"crps": 0.4}, report, "crps") and not is_better({"crps": 0.6}, report, "crps")
-    assert is_better({"explained_variance": 0.6}, report, "explained_variance")
-    assert not is_better({"explained_variance": 0.4}, report, "explained_variance")
-    # an undefined best must not stand for ever, nor an undefined report win
-    assert is_better(report, nan, "explained_variance") and not is_better(nan, report, "explained_variance")
+def test_the_shift_gate_follows_a_running_mean(inputs, tmp_path, monkeypatch):
+    """The gate of a step is decided by the steps before it, the same on all ranks and for all micro-batches."""
+    runs = []
+    train = script.CriticRun.train
+    monkeypatch.setattr(script.CriticRun, "train", lambda self: (runs.append(self), train(self)))
+    metrics = run(tmp_path / "run", inputs, SHORT, max_steps=12, max_tokens_per_device=100)
+    mean, gates = 0.0, []
+    for step in range(1, 13):
+        gates.append(mean > 0)
+        expected = metrics[step]["underestimation"] if gates[-1] else 0.0
+        assert metrics[step]["shift"] == pytest.approx(expected, abs=1e-6)
+        mean = 0.95 * mean + 0.05 * metrics[step]["underestimation"]
+    assert True in gates and False in gates[1:]
+    assert runs[0].progress["underestimation"] == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("recipe", sorted((REPOSITORY / "training" / "recipes").glob("*.yaml")), ids=lambda p: p.name)
