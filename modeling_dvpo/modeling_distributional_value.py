@@ -68,7 +68,7 @@ class DistributionalValueMixin:
         config.return_scale = float(getattr(config, "return_scale", 1.0))
         config.critic_loss = getattr(config, "critic_loss", None)
         super().__init__(config)
-        self.critic_loss_config = CriticLossConfig(**(config.critic_loss or {}))
+        self.critic_loss_config = CriticLossConfig.from_dict(config.critic_loss or {})
         setattr(self, self.base_model_prefix, self.backbone_class(config))
         self.quantile_heads = VALUE_HEAD_TYPES[config.value_head_type](
             hidden_size(config), config.num_value_heads, config.num_quantiles
@@ -243,7 +243,7 @@ class DistributionalValueMixin:
         adapter = getattr(self, "_hf_peft_config_loaded", False)
         if adapter and kwargs.get("push_to_hub"):
             raise ValueError("To push an adapter with its critic's config, call push_to_hub(repo_id) on the critic.")
-        sharded = any(isinstance(parameter, DTensor) for parameter in self.parameters())
+        sharded = self._is_sharded()
         if sharded and kwargs.get("state_dict") is None:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -258,6 +258,19 @@ class DistributionalValueMixin:
                     self.config.save_pretrained(save_directory)
         if sharded:
             dist.barrier()
+
+    def push_to_hub(self, *args, **kwargs):
+        """Upload what `save_pretrained` writes; takes the arguments of `PreTrainedModel.push_to_hub`.
+
+        After `fully_shard` every rank must call it; rank 0 uploads, the others return None.
+        """
+        if self._is_sharded() and dist.get_rank() != 0:
+            self.save_pretrained(os.curdir)  # their part in gathering the weights; writes nothing
+            return None
+        return super().push_to_hub(*args, **kwargs)
+
+    def _is_sharded(self) -> bool:
+        return any(isinstance(parameter, DTensor) for parameter in self.parameters())
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -79,6 +79,20 @@ def test_loss_settings_come_from_the_config():
     assert losses == [CriticLossConfig(), CriticLossConfig(quantile=3.0, kappa=0.5)]
 
 
+def test_unknown_loss_settings_are_refused():
+    critic = tiny_critic()
+    critic.config.critic_loss = {"kapa": 0.5}
+    with pytest.raises(ValueError, match="CriticLossConfig has no field 'kapa'; did you mean 'kappa'"):
+        type(critic)(critic.config)
+
+
+def test_a_token_with_one_ignored_sample_is_ignored():
+    critic, ids = tiny_critic(), tiny_batch(1, 2)
+    labels = torch.tensor([[[1.0, 2.0], [3.0, IGNORED]]])
+    expected = critic(ids[:, :1], labels=labels[:, :1]).loss
+    assert_close(critic(ids, labels=labels).loss, expected)
+
+
 @pytest.mark.parametrize("shape", [(2, 6), (2, 6, 3)])
 def test_exactly_minus_100_is_ignored(shape):
     critic, ids = tiny_critic(), tiny_batch()

@@ -1,38 +1,19 @@
 """`push_to_hub` uploads what `save_pretrained` writes; the Hub's client is replaced, nothing leaves the machine."""
 
-import shutil
-
 import pytest
 import torch
 from peft import LoraConfig
-from tiny_critics import tiny_batch, tiny_critic
+from tiny_critics import FakeHub, tiny_batch, tiny_critic
 from tiny_models import tiny_causal_lm
-from transformers.utils import hub
 
 from modeling_dvpo import AutoModelForDistributionalValue
 
 
-class FakeApi:
-    def create_repo(self, repo_id, **kwargs):
-        return type("Url", (), {"repo_id": f"someone/{repo_id}"})()
-
-
-class FakeCard:
-    def save(self, path):
-        open(path, "w").close()
-
-
 @pytest.fixture
 def repository(monkeypatch, tmp_path):
-    """Directory that stands for the repository `someone/critic`."""
-
-    def upload(self, working_dir, repo_id, **kwargs):
-        shutil.copytree(working_dir, tmp_path / repo_id)
-
-    monkeypatch.setattr(hub, "hf_api", FakeApi)
-    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *args, **kwargs: FakeCard())
-    monkeypatch.setattr(hub.PushToHubMixin, "_upload_modified_files", upload)
-    return tmp_path / "someone" / "critic"
+    """Directory that stands for the repository `critic`."""
+    FakeHub(tmp_path).install(monkeypatch.setattr)
+    return tmp_path / "critic"
 
 
 def test_a_critic(repository):

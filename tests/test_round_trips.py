@@ -132,21 +132,42 @@ def test_after_compiling_in_place(tmp_path):
     assert torch.equal(AutoModelForDistributionalValue.from_pretrained(tmp_path)(ids).quantiles, expected)
 
 
-def test_after_fully_shard_on_two_ranks(tmp_path):
-    critic = tiny_critic()
+@pytest.fixture(scope="module")
+def saved_by_two_ranks(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("two_ranks")
+    torch.manual_seed(0)
+    tiny_causal_lm("qwen3").save_pretrained(directory / "base")
     script = Path(__file__).with_name("save_fully_sharded.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    result = subprocess.run([*launch, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    result = subprocess.run([*launch, str(directory)], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    for kind in ("plain", "sharded"):
-        loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / kind)
-        assert_equal_critics(loaded, critic)  # the script builds the same one and shards it
-        assert SHIPPED <= {path.name for path in (tmp_path / kind).iterdir()}
-        assert not list((tmp_path / kind).glob("_fsdp*"))  # torch's own file, when FSDP's class is taken for ours
-        config = json.loads((tmp_path / kind / "config.json").read_text())
-        assert config["auto_map"] == {"AutoModel": "modeling_distributional_value.Qwen3ForDistributionalValue"}
-        assert config["architectures"] == ["Qwen3ForDistributionalValue"]
-    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["plain", "sharded", "hub-0/critic"])
+def test_after_fully_shard_on_two_ranks(kind, saved_by_two_ranks):
+    directory = saved_by_two_ranks / kind
+    # the script builds the same critic and shards it
+    assert_equal_critics(AutoModelForDistributionalValue.from_pretrained(directory), tiny_critic())
+    # FSDP has put a class of its own in our class's place, and torch's file would be shipped for it
+    assert {path.name for path in directory.glob("*.py")} == SHIPPED
+    config = json.loads((directory / "config.json").read_text())
+    assert config["auto_map"] == {"AutoModel": "modeling_distributional_value.Qwen3ForDistributionalValue"}
+    assert config["architectures"] == ["Qwen3ForDistributionalValue"]
+    assert (len(list(directory.glob("model-*.safetensors"))) > 2) == (kind == "sharded")
+
+
+def test_adapter_after_fully_shard_on_two_ranks(saved_by_two_ranks):
+    directory = saved_by_two_ranks / "adapter"
+    assert not (directory / "model.safetensors").exists()
+    expected = load_file(saved_by_two_ranks / "adapted.safetensors")["quantiles"]
+    loaded = AutoModelForDistributionalValue.from_pretrained(directory)
+    assert torch.equal(loaded(tiny_batch()).quantiles, expected)
+
+
+def test_only_rank_0_uploads(saved_by_two_ranks):
+    """Every rank uploaded the directory it had saved to, which on all but rank 0 held nothing but a model card."""
+    assert [path.name for path in saved_by_two_ranks.glob("hub-*")] == ["hub-0"]
 
 
 def test_auto_map_of_the_base_repository_is_reset(tmp_path):

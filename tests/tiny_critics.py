@@ -1,7 +1,12 @@
 """Tiny critics whose heads have seen a state: weights far from their start, return units other than 0 and 1."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import torch
 from tiny_models import VOCABULARY, tiny_config
+from transformers.utils import hub
 
 from modeling_dvpo import AutoModelForDistributionalValue
 
@@ -27,3 +32,25 @@ def stir_heads(critic):
 def tiny_batch(batch=2, tokens=6, seed=1):
     """Token ids (batch, tokens), no special ones among them."""
     return torch.randint(3, VOCABULARY, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+class FakeHub:
+    """Stands for the Hub's client in `transformers.utils.hub`: uploads become directories under `root`."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+
+    def install(self, patch=setattr):
+        def upload(model, working_dir, repo_id, **kwargs):
+            shutil.copytree(working_dir, self.root / repo_id)
+            return repo_id
+
+        patch(hub, "hf_api", lambda: self)
+        patch(hub, "create_and_tag_model_card", lambda *args, **kwargs: self)
+        patch(hub.PushToHubMixin, "_upload_modified_files", upload)
+
+    def create_repo(self, repo_id, **kwargs):
+        return SimpleNamespace(repo_id=repo_id)
+
+    def save(self, path):  # the model card
+        Path(path).touch()
