@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -608,6 +610,14 @@ def test_the_shift_gate_follows_a_running_mean(inputs, tmp_path, monkeypatch):
         mean = 0.95 * mean + 0.05 * metrics[step]["underestimation"]
     assert True in gates and False in gates[1:]
     assert runs[0].progress["underestimation"] == pytest.approx(mean)
+
+
+def test_the_page_has_every_setting_and_every_metric(one_process):
+    page = (REPOSITORY / "docs" / "train_critic.md").read_text()
+    settings = [field.name for kind in (CriticArguments, TrainingArguments) for field in fields(kind)]
+    metrics = {name.removeprefix("eval_") for line in one_process[0].values() for name in line} | {TIMING}
+    metrics = {re.sub(r"coverage_(80|90)", r"_\1", name) for name in metrics}
+    assert [name for name in (*settings, *sorted(metrics)) if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("recipe", sorted((REPOSITORY / "training" / "recipes").glob("*.yaml")), ids=lambda p: p.name)
