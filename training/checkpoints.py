@@ -38,11 +38,7 @@ def save_checkpoint(output_dir, step: int, model, optimizer, progress: dict, *, 
     barrier()
     model_state, optimizer_state = get_state_dict(model, optimizer, options=OPTIONS)
     with _one_process_is_fine():
-        dcp.save(
-            {"model": model_state, "optimizer": optimizer_state},
-            checkpoint_id=partial,
-            no_dist=world_size() == 1,
-        )
+        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial)
     save_file(_random_state(), partial / f"random-{rank()}.safetensors")
     if is_main():
         (partial / "progress.json").write_text(json.dumps({"step": step, "world_size": world_size(), **progress}))
@@ -69,7 +65,7 @@ def load_checkpoint(path: Path, model, optimizer) -> dict:
     model_state, optimizer_state = get_state_dict(model, optimizer, options=OPTIONS)
     state = {"model": model_state, "optimizer": optimizer_state}
     with _one_process_is_fine():
-        dcp.load(state, checkpoint_id=path, no_dist=world_size() == 1)
+        dcp.load(state, checkpoint_id=path)
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=OPTIONS
     )

@@ -8,9 +8,11 @@ fine-tuned on a second reward set.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from pathlib import Path
 
@@ -27,15 +29,18 @@ from rollouts import (
     sample_completions,
     write_reward_set,
 )
+from safetensors.torch import save_file
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo import AutoModelForDistributionalValue
-from modeling_dvpo.training import train_critic
 from modeling_dvpo.training.tasks import arithmetic
 
 ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "training" / "recipes" / "demo.yaml"
+SCRIPT, RECIPE = ROOT / "training" / "train_critic.py", ROOT / "training" / "recipes" / "demo.yaml"
+DOMAIN = "single_digits"
 REWARDS = {"exact": arithmetic.exact_reward, "graded": arithmetic.graded_reward}
-SECOND_REWARD = ("process", arithmetic.process_reward)
+SECOND_REWARDS = {"process": arithmetic.process_reward}
 TERMS_BESIDE_QUANTILE = ("risk", "cvar", "gain", "shift", "shape", "curvature", "consistency")
 CRITICS = {
     "scalar": ["--num_quantiles", "1"],
@@ -50,45 +55,48 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     out, seed, started = options.output_dir, options.seed, time.perf_counter()
+    transformers_logging.disable_progress_bar()
 
     say("1. A policy, and its own completions")
-    policy, tokenizer = train_policy(out / "policy", seed)
-    train_rollouts = rollouts(policy, tokenizer, 3000, seed, held_out=False)
-    eval_rollouts = rollouts(policy, tokenizer, 600, seed, held_out=True)
+    policy, tokenizer = train_policy(out / "policy", seed, domain=DOMAIN, num_steps=600)
+    train_rollouts = rollouts(policy, tokenizer, 12000, seed, held_out=False)
+    eval_rollouts = rollouts(policy, tokenizer, 800, seed, held_out=True)
+    for name, reward in {**REWARDS, **SECOND_REWARDS}.items():
+        write_reward_set(reward_set(out, name, "train"), reward_rows(train_rollouts, reward))
+        write_reward_set(reward_set(out, name, "eval"), reward_rows(eval_rollouts, reward))
     right = sum(arithmetic.exact_reward(*columns(eval_rollouts))) / len(eval_rollouts)
     print(f"{len(train_rollouts)} completions to train on, {len(eval_rollouts)} held out, {right:.1%} of these right")
+    print(f"the first: {eval_rollouts[0].prompt}{eval_rollouts[0].completion}")
 
     say("2. The truth: 64 continuations from each of 200 held-out states")
     states = held_out_states(eval_rollouts, 200, seed=seed)
     finished = monte_carlo_truth(policy, tokenizer, states, 64, seed=seed)
 
     say("3. Critics, fine-tuned from the policy's weights")
-    report = {}
-    for reward_name, reward in REWARDS.items():
-        for name, flags in CRITICS.items():
-            fine_tune(out, f"{reward_name}/{name}", out / "policy", (reward_name, reward), train_rollouts,
-                      eval_rollouts, seed, flags)  # fmt: skip
-        report[reward_name] = compare(out, reward_name, returns_of(finished, reward), states, eval_rollouts)
+    fine_tune(
+        out, seed, [(reward, name, out / "policy", flags) for reward in REWARDS for name, flags in CRITICS.items()]
+    )
+    truth = {name: compare(out, name, returns_of(finished, reward), states) for name, reward in REWARDS.items()}
 
     say("4. Saved, and loaded in a fresh process with and without the package")
     check_reload(out / "exact" / "composite" / "last", states)
 
     say("5. A second reward set: the critic goes on, or starts anew")
-    for name, start in (("anew", out / "policy"), ("continued", out / "exact" / "composite" / "last")):
-        fine_tune(out, f"process/{name}", start, SECOND_REWARD, train_rollouts, eval_rollouts, seed, [])
+    starts = {"anew": out / "policy", "continued": out / "exact" / "composite" / "last"}
+    fine_tune(out, seed, [("process", name, start, []) for name, start in starts.items()])
 
     say("Result")
-    for reward_name, by_truth in report.items():
-        print(f"Reward '{reward_name}' against Monte-Carlo truth (200 states x 64 continuations)\n")
-        print(table(by_truth, "critic"), "\n")
-        held_out = {name: last_evaluation(out / reward_name / name)[1] for name in CRITICS}
-        print(f"Reward '{reward_name}' on the held-out completions (one return a state)\n")
-        print(table(held_out, "critic"), "\n")
-    print("Reward 'process', explained variance on held-out completions by optimizer step\n")
+    held_out = {name: held_out_reports(out, name) for name in REWARDS}
+    for name in REWARDS:
+        print(f"Reward '{name}' against Monte-Carlo truth (200 states x 64 continuations)\n")
+        print(table(truth[name], "critic"), "\n")
+        print(f"Reward '{name}' on the held-out completions (one return a state)\n")
+        print(table(held_out[name], "critic"), "\n")
+    print("Reward 'process', explained variance on the held-out completions by optimizer step\n")
     print(transfer_table(out))
     picture = draw(out, policy, tokenizer, eval_rollouts, seed)
-    (out / "report.json").write_text(json.dumps(report, indent=1))
-    print(f"\nFigure: {picture}   Numbers: {out / 'report.json'}   {time.perf_counter() - started:.0f} s in all\n")
+    (out / "report.json").write_text(json.dumps({"monte_carlo": truth, "held_out": held_out}, indent=1))
+    print(f"\nFigure: {picture}\nNumbers: {out / 'report.json'}\n{time.perf_counter() - started:.0f} s in all\n")
     print("from modeling_dvpo import AutoModelForDistributionalValue")
     print(f'critic = AutoModelForDistributionalValue.from_pretrained("{out / "exact" / "composite" / "last"}")')
     print("quantiles = critic(input_ids).quantiles  # (batch, tokens, 3 heads, 200 quantiles), in the reward's units")
@@ -102,34 +110,51 @@ def columns(some_rollouts):
     return [r.prompt for r in some_rollouts], [r.completion for r in some_rollouts]
 
 
+def reward_set(out: Path, reward: str, side: str) -> Path:
+    return out / "reward_sets" / f"{reward}-{side}.jsonl"
+
+
 def rollouts(policy, tokenizer, number: int, seed: int, *, held_out: bool):
-    problems = arithmetic.generate_problems(seed=seed + 1, held_out=held_out)
+    problems = arithmetic.generate_problems(seed=seed + 1, domain=DOMAIN, held_out=held_out)
     prompts = [problem.prompt for problem in islice(problems, number)]
     return sample_completions(policy, tokenizer, prompts, seed=seed + held_out)
 
 
-def fine_tune(out: Path, name: str, start: Path, reward, train_rollouts, eval_rollouts, seed: int, flags) -> None:
-    """`train_critic.py` on the completions scored by this reward."""
-    reward_name, function = reward
-    sets = {side: out / "reward_sets" / f"{reward_name}-{side}.jsonl" for side in ("train", "eval")}
-    for path, some_rollouts in zip(sets.values(), (train_rollouts, eval_rollouts), strict=True):
-        write_reward_set(path, reward_rows(some_rollouts, function))
-    print(f"\n{name}", flush=True)
-    train_critic.main([
-        str(RECIPE), "--model_name_or_path", str(start), "--dataset", str(sets["train"]),
-        "--eval_dataset", str(sets["eval"]), "--output_dir", str(out / name), "--overwrite_output_dir",
-        "--seed", str(seed), *flags,
-    ])  # fmt: skip
+def fine_tune(out: Path, seed: int, runs) -> None:
+    """Run `train_critic.py` for each (reward, name, start, flags), as many at a time as there are cores."""
+    # models this small gain more from a core each than from threads
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {pool.submit(run_script, out, seed, *run): run for run in runs}
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="critics", unit="critic"):
+            reward, name, *_ = jobs[job]
+            job.result()
+            tqdm.write(f"{reward}/{name}: explained variance {evaluations(out / reward / name)[-1][1]:.3f} held out")
+
+
+def run_script(out: Path, seed: int, reward: str, name: str, start: Path, flags) -> None:
+    log = out / "logs" / f"{reward}-{name}.log"
+    log.parent.mkdir(exist_ok=True)
+    command = [
+        sys.executable, SCRIPT, RECIPE, "--model_name_or_path", start, "--dataset", reward_set(out, reward, "train"),
+        "--eval_dataset", reward_set(out, reward, "eval"), "--output_dir", out / reward / name,
+        "--overwrite_output_dir", "--seed", str(seed), *flags,
+    ]  # fmt: skip
+    with log.open("w") as file:
+        done = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{log.read_text()[-2000:]}")
 
 
 def load(directory: Path):
     return AutoModelForDistributionalValue.from_pretrained(directory).eval()
 
 
-def compare(out: Path, reward_name: str, returns, states, eval_rollouts) -> dict[str, dict[str, float]]:
+def compare(out: Path, reward: str, returns, states) -> dict[str, dict[str, float]]:
     """Each critic against the truth, beside a constant."""
-    critics = {name: load(out / reward_name / name / "last") for name in CRITICS}
-    rewards = [json.loads(line)["reward"] for line in open(out / "reward_sets" / f"{reward_name}-train.jsonl")]
+    critics = {name: load(out / reward / name / "last") for name in CRITICS}
+    rewards = [json.loads(line)["reward"] for line in reward_set(out, reward, "train").open()]
     constant = constant_critic(torch.tensor(rewards), len(states), critics["composite"].config.num_quantiles)
     predictions = {"constant": constant, **{name: predict(critic, states) for name, critic in critics.items()}}
     return against_truth(predictions, returns)
@@ -153,56 +178,55 @@ sys.exit(not same)
 
 
 def check_reload(directory: Path, states) -> None:
-    from safetensors.torch import save_file
-
     input_ids = torch.tensor([max(states, key=lambda state: len(state.input_ids)).input_ids])
     quantiles = load(directory)(input_ids=input_ids).quantiles.detach()
     expected = directory.parent / "reload.safetensors"
     save_file({"input_ids": input_ids, "quantiles": quantiles.contiguous()}, expected)
     for package in ("with", "without"):
-        subprocess.run([sys.executable, "-c", RELOAD, directory, package, expected], check=True)
+        subprocess.run(
+            [sys.executable, "-c", RELOAD, directory, package, expected], check=True, stderr=subprocess.DEVNULL
+        )
 
 
-def evaluations(run: Path) -> list[tuple[int, dict[str, float]]]:
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+def evaluations(run: Path) -> list[tuple[int, float, dict[str, float]]]:
+    """(step, explained variance, report) of each held-out evaluation of a run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    reports = [{k.removeprefix("eval_"): v for k, v in line.items() if k.startswith("eval_")} for line in lines]
     return [
-        (line["step"], {key.removeprefix("eval_"): value for key, value in line.items() if key.startswith("eval_")})
-        for line in lines
-        if "eval_crps" in line
+        (line["step"], report["explained_variance"], report)
+        for line, report in zip(lines, reports, strict=True)
+        if report
     ]
 
 
-def last_evaluation(run: Path) -> tuple[int, dict[str, float]]:
-    return evaluations(run)[-1]
+def held_out_reports(out: Path, reward: str) -> dict[str, dict[str, float]]:
+    return {name: evaluations(out / reward / name)[-1][2] for name in CRITICS}
 
 
 def transfer_table(out: Path) -> str:
     runs = {name: evaluations(out / "process" / name) for name in ("anew", "continued")}
-    steps = [step for step, _ in runs["anew"]]
-    lines = ["| start     | " + " | ".join(f"{step:>6}" for step in steps) + " |"]
-    lines.append("|-----------|" + "|".join("-------:" for _ in steps) + "|")
-    for name, reports in runs.items():
-        cells = [f"{report['explained_variance']:6.3f}" for _, report in reports]
-        lines.append(f"| {name:<9} | " + " | ".join(cells) + " |")
+    lines = ["| start     | " + " | ".join(f"{step:>6}" for step, *_ in runs["anew"]) + " |"]
+    lines.append("|-----------|" + "|".join("-------:" for _ in runs["anew"]) + "|")
+    for name, evaluated in runs.items():
+        lines.append(f"| {name:<9} | " + " | ".join(f"{explained:6.3f}" for _, explained, _ in evaluated) + " |")
     return "\n".join(lines)
 
 
 def draw(out: Path, policy, tokenizer, eval_rollouts, seed: int) -> Path:
-    """The composite critic's fan along a right and a wrong response, with the truth beside it."""
+    """The composite critic's fan along the first right, half-right and wrong response, beside the truth."""
     critic = load(out / "graded" / "composite" / "last")
     scores = arithmetic.graded_reward(*columns(eval_rollouts))
-    # the first longest problem of each kind
-    scored = [(r, s) for r, s in zip(eval_rollouts, scores, strict=True) if r.completion.count(";") >= 3]
-    by_kind = {
+    scored = [pair for pair in zip(eval_rollouts, scores, strict=True) if pair[0].completion.count(";") >= 3]
+    chosen = {
         "right": next(rollout for rollout, score in scored if score == 1),
-        "partly right": next(rollout for rollout, score in scored if 0 < score < 1),
+        "half right": next(rollout for rollout, score in scored if 0.3 < score < 0.8),
         "wrong": next(rollout for rollout, score in scored if score == 0),
     }
     fans = []
-    for kind, rollout in by_kind.items():
+    for kind, rollout in chosen.items():
         states = every_state(rollout)
         returns = returns_of(monte_carlo_truth(policy, tokenizer, states, 64, seed=seed), arithmetic.graded_reward)
-        tokens = [*tokenizer.convert_ids_to_tokens(list(rollout.completion_ids)), "<eos>"][: len(states)]
+        tokens = [*tokenizer.convert_ids_to_tokens(list(rollout.completion_ids)), tokenizer.eos_token][: len(states)]
         quantiles = predict(critic, states).mean(1).sort(-1).values.numpy()
         fans.append(Fan(f"{rollout.prompt}   ({kind})", tokens, quantiles, returns))
     return plot_fans(fans, out / "fans.png", ylabel="graded reward")

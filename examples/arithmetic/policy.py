@@ -61,6 +61,7 @@ def train_policy(
     output_dir: str | Path,
     seed: int,
     *,
+    domain: str = "in_domain",
     num_steps: int = 800,
     batch_size: int = 64,
     learning_rate: float = 4e-3,
@@ -71,7 +72,7 @@ def train_policy(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         policy = build_policy(tokenizer)
-    problems = generate_problems(seed=seed)
+    problems = generate_problems(seed=seed, domain=domain)
     worker = random.Random(seed)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 50, 1 - step / num_steps))

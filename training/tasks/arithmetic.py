@@ -44,9 +44,11 @@ DOMAINS = {
     "longer_operands": Domain((2, 4), (20, 39), (7, 9), "++--*", 99),
     "more_steps": Domain((5, 6), (1, 19), (2, 6), "++--*", 59),
     "more_products": Domain((3, 5), (1, 19), (2, 6), "+-***", 99),
+    "single_digits": Domain((3, 5), (1, 9), (2, 3), "++--", 19),
 }
-"""`in_domain` is what a policy imitates; the others are for measuring how far it generalises. `more_products` can come
-upon a prompt of `in_domain`, but its held-out side never upon one that was trained on."""
+"""`in_domain` is what a policy imitates, `single_digits` a smaller world, whose slips a critic learns to see in minutes.
+The others are for measuring how far a policy generalises. `more_products` can come upon a prompt of `in_domain`, but its
+held-out side never upon one that was trained on."""
 
 
 @dataclass(frozen=True)
