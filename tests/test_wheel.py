@@ -31,9 +31,9 @@ def test_only_our_own_name_lands_in_site_packages(wheel):
 
 def test_it_holds_every_module_and_data_file(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {f"modeling_dvpo/{p.relative_to(ROOT / 'modeling_dvpo')}" for p in (ROOT / "modeling_dvpo").rglob("*.py")}
-    expected |= {f"modeling_dvpo/training/{p.relative_to(ROOT / 'training')}" for p in (ROOT / "training").rglob("*.py")}
-    expected |= {f"modeling_dvpo/training/recipes/{p.name}" for p in (ROOT / "training" / "recipes").glob("*.yaml")}
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "modeling_dvpo").rglob("*.py")}
+    scripts = [*(ROOT / "training").rglob("*.py"), *(ROOT / "training" / "recipes").glob("*.yaml")]
+    expected |= {f"modeling_dvpo/{path.relative_to(ROOT)}" for path in scripts}
     assert expected | {"modeling_dvpo/py.typed"} <= names
 
 

@@ -46,9 +46,9 @@ DOMAINS = {
     "more_products": Domain((3, 5), (1, 19), (2, 6), "+-***", 99),
     "single_digits": Domain((3, 5), (1, 9), (2, 3), "++--", 19),
 }
-"""`in_domain` is what a policy imitates, `single_digits` a smaller world, whose slips a critic learns to see in minutes.
-The others are for measuring how far a policy generalises. `more_products` can come upon a prompt of `in_domain`, but its
-held-out side never upon one that was trained on."""
+"""`in_domain` is what a policy imitates; `single_digits` is a smaller world, whose slips a critic learns to see in
+minutes. The others are for measuring how far a policy generalises. `more_products` can come upon a prompt of
+`in_domain`, but its held-out side never upon one that was trained on."""
 
 
 @dataclass(frozen=True)
