@@ -23,14 +23,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_M
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .critic_families import BACKBONE_ATTRIBUTES, critic_config_class, family_classes, hidden_size
+from .critic_loading import HEAD_SETTINGS, check_head_settings, check_loaded, stored_head_settings
 from .losses import CriticLossConfig, dvpo_critic_loss
 from .quantile_heads import VALUE_HEAD_TYPES, LinearQuantileHeads
 from .quantiles import quantile_levels
 
 CLASS_SUFFIX = "ForDistributionalValue"
 IGNORED_LABEL = -100.0
-# What `from_pretrained` and `from_config` take for fresh heads, with the paper's defaults.
-HEAD_SETTINGS = {"num_value_heads": 3, "num_quantiles": 200, "value_head_type": "linear"}
 
 
 @dataclass
@@ -213,7 +212,7 @@ class DistributionalValueMixin:
         """
         settings = dict(critic_settings or {})
         settings.update({name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs})
-        stored = _stored_head_settings(pretrained_model_name_or_path, kwargs)
+        stored = stored_head_settings(pretrained_model_name_or_path, kwargs)
         for name in settings:
             if stored and settings[name] != stored.get(name, HEAD_SETTINGS[name]):
                 raise ValueError(
@@ -230,7 +229,7 @@ class DistributionalValueMixin:
             output_loading_info=True,
             **kwargs,
         )
-        _check_loaded(cls, pretrained_model_name_or_path, info, is_critic=bool(stored))
+        check_loaded(cls, pretrained_model_name_or_path, info, is_critic=bool(stored))
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
@@ -287,60 +286,12 @@ class DistributionalValueMixin:
         return cls.backbone_class._can_set_experts_implementation()
 
 
-def check_head_settings(config: PreTrainedConfig) -> None:
-    """Raise ValueError unless the config's head settings can be built."""
-    for name in ("num_value_heads", "num_quantiles"):
-        number = getattr(config, name)
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"{name} is {number!r}; it must be a whole number of at least 1.")
-    if config.value_head_type not in VALUE_HEAD_TYPES:
-        raise ValueError(
-            f"value_head_type is {config.value_head_type!r}; it must be one of {', '.join(VALUE_HEAD_TYPES)}."
-        )
-
-
 def _check_labels(labels: torch.Tensor, hidden_states: torch.Tensor) -> None:
     if labels.shape[:2] != hidden_states.shape[:2] or labels.ndim not in (2, 3):
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}; they must be (batch, tokens) or (batch, tokens, samples) for "
             f"the {tuple(hidden_states.shape[:2])} tokens given."
         )
-
-
-def _stored_head_settings(path, kwargs) -> dict:
-    """Head settings in the checkpoint's own config.json; empty when it is no critic."""
-    if path is None:
-        return {}
-    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-    config, _ = PreTrainedConfig.get_config_dict(path, **{k: kwargs[k] for k in names if k in kwargs})
-    return {name: config[name] for name in HEAD_SETTINGS if config.get(name) is not None}
-
-
-def _check_loaded(cls, path, info, *, is_critic: bool) -> None:
-    mismatched = [f"{key} {tuple(found)} (needed {tuple(needed)})" for key, found, needed in info["mismatched_keys"]]
-    if mismatched:
-        raise ValueError(
-            f"Weights of {path} do not have the shapes that its config asks of {cls.__name__}: "
-            f"{_shortened(sorted(mismatched))}. Nothing is re-initialised: repair config.json or the weights."
-        )
-    missing = sorted(info["missing_keys"])
-    heads = [key for key in missing if key.startswith("quantile_heads.")]
-    if heads and is_critic:
-        raise ValueError(
-            f"{path} says in its config that it is a critic, but its weights lack {_shortened(heads)}. "
-            "Save the critic again, or remove num_value_heads and num_quantiles from config.json for fresh heads."
-        )
-    lost = [key for key in missing if key not in heads]
-    if lost:
-        raise ValueError(
-            f"{path} lacks backbone weights of {cls.__name__}: {_shortened(lost)}. They would have been random: "
-            "check that the checkpoint is complete and of this architecture."
-        )
-
-
-def _shortened(names: list[str], most: int = 5) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextmanager

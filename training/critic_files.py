@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 import modeling_dvpo
 from modeling_dvpo import AutoModelForDistributionalValue
-from modeling_dvpo.modeling_distributional_value import HEAD_SETTINGS
+from modeling_dvpo.critic_loading import HEAD_SETTINGS
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.critic_step import monte_carlo_targets
 from modeling_dvpo.training.distributed import barrier, is_main

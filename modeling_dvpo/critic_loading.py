@@ -1,0 +1,60 @@
+"""What a checkpoint must hold to load as a critic: its head settings, and every weight but fresh heads.
+
+Shipped into every critic repository as part of its remote code: imports torch and transformers only.
+"""
+
+from transformers import PreTrainedConfig
+
+from .quantile_heads import VALUE_HEAD_TYPES
+
+# What `from_pretrained` and `from_config` take for fresh heads, with the paper's defaults.
+HEAD_SETTINGS = {"num_value_heads": 3, "num_quantiles": 200, "value_head_type": "linear"}
+
+
+def check_head_settings(config: PreTrainedConfig) -> None:
+    """Raise ValueError unless the config's head settings can be built."""
+    for name in ("num_value_heads", "num_quantiles"):
+        number = getattr(config, name)
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"{name} is {number!r}; it must be a whole number of at least 1.")
+    if config.value_head_type not in VALUE_HEAD_TYPES:
+        raise ValueError(
+            f"value_head_type is {config.value_head_type!r}; it must be one of {', '.join(VALUE_HEAD_TYPES)}."
+        )
+
+
+def stored_head_settings(path, kwargs) -> dict:
+    """Head settings in the checkpoint's own config.json; empty when it is no critic."""
+    if path is None:
+        return {}
+    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    config, _ = PreTrainedConfig.get_config_dict(path, **{k: kwargs[k] for k in names if k in kwargs})
+    return {name: config[name] for name in HEAD_SETTINGS if config.get(name) is not None}
+
+
+def check_loaded(cls, path, info, *, is_critic: bool) -> None:
+    """Raise ValueError for weights that `output_loading_info` calls missing or of another shape, but fresh heads."""
+    mismatched = [f"{key} {tuple(found)} (needed {tuple(needed)})" for key, found, needed in info["mismatched_keys"]]
+    if mismatched:
+        raise ValueError(
+            f"Weights of {path} do not have the shapes that its config asks of {cls.__name__}: "
+            f"{_shortened(sorted(mismatched))}. Nothing is re-initialised: repair config.json or the weights."
+        )
+    missing = sorted(info["missing_keys"])
+    heads = [key for key in missing if key.startswith("quantile_heads.")]
+    if heads and is_critic:
+        raise ValueError(
+            f"{path} says in its config that it is a critic, but its weights lack {_shortened(heads)}. "
+            "Save the critic again, or remove num_value_heads and num_quantiles from config.json for fresh heads."
+        )
+    lost = [key for key in missing if key not in heads]
+    if lost:
+        raise ValueError(
+            f"{path} lacks backbone weights of {cls.__name__}: {_shortened(lost)}. They would have been random: "
+            "check that the checkpoint is complete and of this architecture."
+        )
+
+
+def _shortened(names: list[str], most: int = 5) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
