@@ -38,9 +38,9 @@ class CriticLossConfig:
     """Weight of the quantile Huber loss (eq. 3)."""
     risk: float = 0.1
     """Weight of the quantile Huber loss that favours low levels (eq. 4)."""
-    cvar: float = 0.1
+    cvar: float = 0.01
     """Weight of the lower tail's mean (eq. 5)."""
-    gain: float = 0.1
+    gain: float = 0.01
     """Weight of the upper tail's mean (eq. 6)."""
     shift: float = 0.001
     """Weight of the pull against underestimation (eq. 7)."""
@@ -81,7 +81,7 @@ class CriticLossConfig:
 
         Sound only where the targets are distributions: see docs/loss.md for what it does to single sampled returns.
         """
-        return cls(**{"form": "paper", "kappa": 1.0, "shift": 0.1, "shape": 0.01, **changes})
+        return cls(**{"form": "paper", "kappa": 1.0, "cvar": 0.1, "gain": 0.1, "shift": 0.1, "shape": 0.01, **changes})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CriticLossConfig":

@@ -83,7 +83,7 @@ def test_generated_problems_stay_in_their_domain_and_agree_with_python(domain):
         assert 0 <= problem.answer == eval(problem.prompt.rstrip("=")) <= limits.largest_value
         assert Problem.from_prompt(problem.prompt) == problem
         assert process_reward([problem.prompt], [problem.solution]) == [1.0]
-    assert {"+", "-", "*"} == {operator for problem in problems for operator in problem.operators}
+    assert set(limits.operators) == {operator for problem in problems for operator in problem.operators}
     assert {len(problem.operands) for problem in problems} == set(
         range(limits.num_operands[0], limits.num_operands[1] + 1)
     )

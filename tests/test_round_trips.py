@@ -16,6 +16,7 @@ from modeling_dvpo import AutoModelForDistributionalValue
 SHIPPED = {
     "modeling_distributional_value.py",
     "critic_families.py",
+    "critic_loading.py",
     "quantile_heads.py",
     "losses.py",
     "loss_terms.py",
