@@ -126,9 +126,13 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
         model, info = cls.from_pretrained(
             base, *model_args, **{**base_kwargs, "config": config, "output_loading_info": True}
         )
-        _check_adapter_heads(path, hub, model.quantile_heads, fresh=bool(info["missing_keys"]))
+        heads = _adapter_heads(path, hub, model.quantile_heads, fresh=bool(info["missing_keys"]))
         adapter_info = model.load_adapter(path, adapter_kwargs=hub)
         lost = sorted(getattr(adapter_info, "missing_keys", ()))
+        for key in [key for key in lost if key.rpartition(".")[2] in heads and "quantile_heads." in key]:
+            # transformers 5.10 overlooks bare parameters of `modules_to_save`
+            model.get_parameter(key).data.copy_(heads[key.rpartition(".")[2]])
+            lost.remove(key)
         if lost:
             raise ValueError(
                 f"The adapter {path} lacks weights of its own: {', '.join(lost[:5])} ({len(lost)} in all). They "
@@ -137,8 +141,12 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
         return (model, info) if kwargs.get("output_loading_info") else model
 
 
-def _check_adapter_heads(path, hub, heads, *, fresh: bool) -> None:
-    """Raise ValueError unless the adapter has these heads, or none where a base critic's own were left frozen."""
+def _adapter_heads(path, hub, heads, *, fresh: bool) -> dict:
+    """The adapter's head weights by name; none where a base critic's own were left frozen.
+
+    Raises:
+        ValueError: it lacks heads that would be random, or has others than its config says.
+    """
     from safetensors import safe_open
 
     found = {}
@@ -146,7 +154,7 @@ def _check_adapter_heads(path, hub, heads, *, fresh: bool) -> None:
         for key in file.keys():
             _, is_head, name = key.partition("quantile_heads.")
             if is_head:
-                found[name.removeprefix("modules_to_save.default.")] = tuple(file.get_slice(key).get_shape())
+                found[name.removeprefix("modules_to_save.default.")] = file.get_tensor(key)
     needed = {name: tuple(parameter.shape) for name, parameter in heads.named_parameters()}
     lacking = [f"quantile_heads.{name}" for name in needed if name not in found]
     if lacking and (fresh or found):
@@ -155,12 +163,13 @@ def _check_adapter_heads(path, hub, heads, *, fresh: bool) -> None:
             'LoraConfig(modules_to_save=["quantile_heads"]) so that its heads are saved with it.'
         )
     wrong = [
-        f"quantile_heads.{name} {found[name]} (needed {shape})"
+        f"quantile_heads.{name} {tuple(found[name].shape)} (needed {shape})"
         for name, shape in needed.items()
-        if found.get(name, shape) != shape
+        if name in found and tuple(found[name].shape) != shape
     ]
     if wrong:
         raise ValueError(
             f"Weights of the adapter {path} do not have the shapes that its {CONFIG_NAME} asks of the heads: "
             f"{', '.join(wrong)}. Repair {CONFIG_NAME} or the weights."
         )
+    return found
