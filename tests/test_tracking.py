@@ -58,7 +58,6 @@ def test_undefined_numbers_are_null(tmp_path):
 
 
 def test_tensorboard(tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = open_log(tmp_path, report_to=["tensorboard"], settings={"seed": 1, "critic_loss": {"risk": 0.1}})

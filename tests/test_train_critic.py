@@ -577,7 +577,6 @@ class TestNonFinite:
 
 
 def test_trackers_get_the_metrics(inputs, tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     metrics = run(tmp_path / "run", inputs, SHORT, report_to="tensorboard")
