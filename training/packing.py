@@ -216,8 +216,8 @@ def packing_pays(model: torch.nn.Module) -> bool:
     """Whether to pack: the model keeps packed rows apart, and its attention skips what lies between them.
 
     Flash and flex attention do the work of the rows alone. Dense attention (sdpa, eager) computes the whole square
-    of a packed sequence and masks it: rows of 30 tokens, packed to 2,000, took 2.4 times as long as padded ones of
-    similar length.
+    of a packed sequence and masks it: rows of 30 tokens, packed to 2,000, trained at half the speed of padded ones of
+    similar length (the demo's critic, one thread of a CPU).
     """
     attention = model.config._attn_implementation or ""
     return ("flash" in attention or "flex" in attention) and supports_packing(model)
