@@ -46,6 +46,10 @@ def collate(rows, packing):
     return RewardCollator(packing=packing, pad_token_id=0)(rows)
 
 
+def returns_of(batch, targets):
+    return lambda quantiles: target_returns(batch, quantiles, targets)
+
+
 class TestTargets:
     def test_monte_carlo_by_hand(self):
         row = {
@@ -118,7 +122,9 @@ class TestLoss:
         num_items = sum(batch["completion_mask"].sum() for batch in batches)
         totals = {}
         for batch in batches:
-            loss, terms = critic_loss(critic, batch, targets, LOSS, num_items=num_items, shift_gate=gate)
+            loss, terms = critic_loss(
+                critic, batch, returns_of(batch, targets), LOSS, num_items=num_items, shift_gate=gate
+            )
             loss.backward()
             for name, value in {"loss": loss.detach(), **terms}.items():
                 totals[name] = totals.get(name, 0) + value
@@ -140,7 +146,9 @@ class TestLoss:
     def test_underestimation_by_hand(self, critic, rows):
         batch = collate(rows, packing=True)
         mask = batch["completion_mask"]
-        _, terms = critic_loss(critic, batch, MONTE_CARLO, LOSS, num_items=mask.sum(), shift_gate=False)
+        _, terms = critic_loss(
+            critic, batch, returns_of(batch, MONTE_CARLO), LOSS, num_items=mask.sum(), shift_gate=False
+        )
         with torch.no_grad():
             values = critic_quantiles(critic, batch).mean((-2, -1))[mask]
         # mean and scale of the returns -1, 0, 2
@@ -150,7 +158,7 @@ class TestLoss:
     def test_a_filler_adds_nothing(self, critic, rows):
         filler = RewardCollator(packing=True)(rows[:1], filler=True)
         critic.zero_grad()
-        loss, terms = critic_loss(critic, filler, LAMBDA, LOSS, num_items=10, shift_gate=True)
+        loss, terms = critic_loss(critic, filler, returns_of(filler, LAMBDA), LOSS, num_items=10, shift_gate=True)
         loss.backward()
         assert loss == 0 and all(value == 0 for value in terms.values())
         assert all(p.grad is None or not p.grad.any() for p in critic.parameters())
@@ -165,7 +173,8 @@ class TestLoss:
             mean, scale = critic.config.return_mean, critic.config.return_scale
             critic.config.return_mean, critic.config.return_scale = mean * factor, scale * factor
             try:
-                return critic_loss(critic, scaled, LAMBDA, LOSS, num_items=mask.sum(), shift_gate=True)[0]
+                returns = returns_of(scaled, LAMBDA)
+                return critic_loss(critic, scaled, returns, LOSS, num_items=mask.sum(), shift_gate=True)[0]
             finally:
                 critic.config.return_mean, critic.config.return_scale = mean, scale
 

@@ -23,11 +23,12 @@ CHECKPOINTS = "checkpoints"
 OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
-def save_checkpoint(output_dir, step: int, model, optimizer, progress: dict, *, keep: int) -> None:
+def save_checkpoint(output_dir, step: int, learners: dict, progress: dict, *, keep: int) -> None:
     """Write `checkpoints/step-N`, then delete all but the newest `keep`; every rank must call it.
 
     Args:
-        progress: JSON-able state of the loop (scheduler, running means, best metric ...).
+        learners: `Learner`s by name.
+        progress: JSON-able state of the loop (running means, best metric ...).
     """
     folder = Path(output_dir) / CHECKPOINTS
     target, partial = folder / f"step-{step}", folder / f"step-{step}.partial"
@@ -36,12 +37,13 @@ def save_checkpoint(output_dir, step: int, model, optimizer, progress: dict, *, 
             shutil.rmtree(leftover)
         partial.mkdir(parents=True)
     barrier()
-    model_state, optimizer_state = get_state_dict(model, optimizer, options=OPTIONS)
     with _one_process_is_fine():
-        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial)
+        dcp.save({name: _state(learner) for name, learner in learners.items()}, checkpoint_id=partial)
     save_file(_random_state(), partial / f"random-{rank()}.safetensors")
     if is_main():
-        (partial / "progress.json").write_text(json.dumps({"step": step, "world_size": world_size(), **progress}))
+        schedules = {name: learner.schedule.state_dict() for name, learner in learners.items()}
+        state = {"step": step, "world_size": world_size(), "schedules": schedules, "progress": progress}
+        (partial / "progress.json").write_text(json.dumps(state))
     barrier()
     if is_main():
         shutil.rmtree(target, ignore_errors=True)
@@ -57,22 +59,32 @@ def list_checkpoints(output_dir) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def load_checkpoint(path: Path, model, optimizer) -> dict:
-    """Restore model, optimizer and random state in place; returns the progress that was saved.
+def load_checkpoint(path: Path, learners: dict) -> dict:
+    """Restore weights, optimizers, schedules and random state in place; returns the progress that was saved.
 
     The number of ranks may differ from the one that saved; the data order does not depend on it, dropout's does.
     """
-    model_state, optimizer_state = get_state_dict(model, optimizer, options=OPTIONS)
-    state = {"model": model_state, "optimizer": optimizer_state}
+    state = {name: _state(learner) for name, learner in learners.items()}
     with _one_process_is_fine():
         dcp.load(state, checkpoint_id=path)
-    set_state_dict(
-        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=OPTIONS
-    )
-    progress = json.loads((path / "progress.json").read_text())
-    if progress["world_size"] == world_size():
+    saved = json.loads((path / "progress.json").read_text())
+    for name, learner in learners.items():
+        set_state_dict(
+            learner.model,
+            learner.optimizer,
+            model_state_dict=state[name]["model"],
+            optim_state_dict=state[name]["optimizer"],
+            options=OPTIONS,
+        )
+        learner.schedule.load_state_dict(saved["schedules"][name])
+    if saved["world_size"] == world_size():
         _restore_random_state(load_file(path / f"random-{rank()}.safetensors"))
-    return progress
+    return saved["progress"]
+
+
+def _state(learner) -> dict[str, dict]:
+    model, optimizer = get_state_dict(learner.model, learner.optimizer, options=OPTIONS)
+    return {"model": model, "optimizer": optimizer}
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """One micro-batch through the critic: forward, targets, loss. Shared by everything that updates a critic."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -62,10 +63,12 @@ def target_returns(batch: dict, quantiles: torch.Tensor, targets: Targets) -> to
     return returns
 
 
-def critic_loss(critic, batch: dict, targets: Targets, config: CriticLossConfig, *, num_items, shift_gate):
+def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossConfig, *, num_items, shift_gate):
     """Loss of one micro-batch, its terms, and how far it predicts too low.
 
     Args:
+        returns_of: action-aligned quantiles (B, T, N, M) of this forward pass, reward units -> target returns
+            (B, T, K), reward units; what it gives is detached.
         num_items: action tokens of the whole optimizer step, over all ranks and micro-batches.
         shift_gate: whether the `shift` term is on, from a running mean over earlier steps; see `dvpo_critic_loss`.
 
@@ -75,9 +78,14 @@ def critic_loss(critic, batch: dict, targets: Targets, config: CriticLossConfig,
             target minus predicted value in normalised units.
     """
     quantiles = critic_quantiles(critic, batch)
-    returns = target_returns(batch, quantiles, targets)
+    returns = returns_of(quantiles)
     predicted, wanted = critic.normalize_returns(quantiles), critic.normalize_returns(returns)
     mask = batch["completion_mask"]
     loss, terms = dvpo_critic_loss(predicted, wanted, mask, config, num_items=num_items, shift_gate=shift_gate)
     gap = wanted.mean(-1) - predicted.detach().mean(dim=(-2, -1))
     return loss, {**terms, "underestimation": (gap * mask).sum() / num_items}
+
+
+def running_mean(mean: float, value: float, *, memory: float = 0.95) -> float:
+    """The mean behind the `shift` gate: remembers about the last 20 steps."""
+    return memory * mean + (1 - memory) * value

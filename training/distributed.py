@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 
@@ -70,11 +70,20 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def gather_lists(items: list) -> list:
+    """Every rank's list, joined in the order of the ranks, on every rank."""
+    if world_size() == 1:
+        return items
+    gathered = [None] * world_size()
+    dist.all_gather_object(gathered, items)
+    return [item for part in gathered for item in part]
+
+
 def shard(model: torch.nn.Module, device: torch.device, *, bf16: bool) -> torch.nn.Module:
     """FSDP2: shard parameters, gradients and optimizer state over all ranks, in place; one process only moves them.
 
-    Each of the family's layers is a unit, the heads are one of their own that computes in float32. Units go to the
-    device one by one, so no device holds the whole model. Use `backward`.
+    Each of the family's layers is a unit, a critic's heads are one of their own that computes in float32. Units go to
+    the device one by one, so no device holds the whole model. Use `backward`.
     """
     if world_size() == 1:
         return model.to(device)
@@ -87,9 +96,28 @@ def shard(model: torch.nn.Module, device: torch.device, *, bf16: bool) -> torch.
     for layer in [module for module in model.modules() if type(module).__name__ in layer_names]:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     full = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32)
-    fully_shard(model.quantile_heads, mesh=mesh, mp_policy=full)
+    if hasattr(model, "quantile_heads"):
+        fully_shard(model.quantile_heads, mesh=mesh, mp_policy=full)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
+
+
+@contextmanager
+def whole_weights(model: torch.nn.Module):
+    """Inside, every rank holds the model's whole weights, so that ranks may run as many forward passes as each needs.
+
+    For sampling: without it FSDP2 would gather every layer for every token, and wait for all ranks each time.
+    """
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.set_reshard_after_forward(True, recurse=False)
+            unit.reshard()
 
 
 def backward(loss: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from transformers import get_scheduler, set_seed
+from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo import CriticLossConfig
@@ -31,12 +31,9 @@ from modeling_dvpo.training.critic_files import (
     training_record,
     warn_of_other_meaning,
 )
-from modeling_dvpo.training.critic_step import Targets, critic_loss
+from modeling_dvpo.training.critic_step import Targets, critic_loss, running_mean, target_returns
 from modeling_dvpo.training.distributed import (
-    backward,
-    compute_dtype,
     distributed_run,
-    full_value,
     is_main,
     main_process_first,
     rank,
@@ -44,15 +41,13 @@ from modeling_dvpo.training.distributed import (
     sum_over_ranks,
     world_size,
 )
+from modeling_dvpo.training.learner import Learner
 from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays, supports_packing
 from modeling_dvpo.training.reward_checks import require_pad_token
 from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError, load_reward_data
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
 from modeling_dvpo.training.tracking import RunLog
-from modeling_dvpo.training.trainable import choose_trainable, make_optimizer, parameter_counts
-
-# How fast the running mean behind the `shift` gate forgets: about the last 20 steps.
-SHIFT_MEMORY = 0.95
+from modeling_dvpo.training.trainable import choose_trainable, parameter_counts
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -123,14 +118,11 @@ class CriticRun:
         self.collate = RewardCollator(packing=packing, pad_token_id=pad_token_id)
         steps = math.ceil(args.num_train_epochs * len(self.sampler))
         self.total_steps = args.max_steps if args.max_steps > 0 else steps
-        self.optimizer = make_optimizer(critic, args)
-        warmup = math.ceil(args.warmup_ratio * self.total_steps)
-        self.schedule = get_scheduler(args.lr_scheduler_type, self.optimizer, warmup, self.total_steps)
+        self.learner = Learner(critic, args, self.total_steps, device)
         self.targets = Targets(returns=args.returns, gamma=args.gamma, lam=args.lam, target=args.target)
         self.progress = {"step": 0, "underestimation": 0.0, "report": None, "best": None}
         if args.resume and (found := list_checkpoints(args.output_dir)):
-            self.progress = load_checkpoint(found[-1], critic, self.optimizer)
-            self.schedule.load_state_dict(self.progress["schedule"])
+            self.progress = load_checkpoint(found[-1], {"critic": self.learner})
         self.log = RunLog(self.total_steps, self.progress["step"])
         self.log.say(
             f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
@@ -162,9 +154,8 @@ class CriticRun:
                     self.evaluate()
                     self.keep_best()
                 if last or (args.save_steps and step % args.save_steps == 0):
-                    self.progress["schedule"] = self.schedule.state_dict()
-                    keep = args.save_total_limit
-                    save_checkpoint(args.output_dir, step, self.critic, self.optimizer, self.progress, keep=keep)
+                    learners, keep = {"critic": self.learner}, args.save_total_limit
+                    save_checkpoint(args.output_dir, step, learners, self.progress, keep=keep)
                 if last:
                     break
         self.save("last")
@@ -182,40 +173,24 @@ class CriticRun:
         """Forward, backward and update on one step's rows; its metrics, summed over micro-batches and ranks."""
         batches = [self.batch(micro) for micro in micro_batches]
         num_items = sum_over_ranks(sum(batch["completion_mask"].sum() for batch in batches)).item()
-        sums: dict[str, torch.Tensor] = {}
-        for i, batch in enumerate(batches):
-            if world_size() > 1:  # gradients meet once a step
-                self.critic.set_requires_gradient_sync(i == len(batches) - 1)
-            with compute_dtype(self.device, bf16=self.args.bf16):
-                loss, terms = critic_loss(
-                    self.critic,
-                    batch,
-                    self.targets,
-                    self.loss_config,
-                    num_items=num_items,
-                    shift_gate=self.progress["underestimation"] > 0,
-                )
-            backward(loss)
-            for name, value in {"loss": loss.detach(), **terms}.items():
-                sums[name] = sums.get(name, 0) + value
-        totals = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
-        metrics = dict(zip(sums, totals, strict=True))
-        norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.max_grad_norm)
-        metrics["grad_norm"] = full_value(norm).item()
-        if not all(math.isfinite(metrics[name]) for name in ("loss", "grad_norm")):
-            raise FloatingPointError(
-                f"Step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. No update was made; what "
-                f"{self.args.output_dir} holds is unharmed. Lower the learning rates, or look for extreme rewards."
+
+        def loss_of(batch):
+            return critic_loss(
+                self.critic,
+                batch,
+                lambda quantiles: target_returns(batch, quantiles, self.targets),
+                self.loss_config,
+                num_items=num_items,
+                shift_gate=self.progress["underestimation"] > 0,
             )
-        rates = self.schedule.get_last_lr()  # the heads' come last
-        metrics |= {"learning_rate": rates[0], "heads_learning_rate": rates[-1]}
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad()
-        memory = SHIFT_MEMORY * self.progress["underestimation"]
-        self.progress["underestimation"] = memory + (1 - SHIFT_MEMORY) * metrics["underestimation"]
+
+        learning_rate, heads_learning_rate = self.learner.learning_rates()
+        metrics = self.learner.update(batches, loss_of, where=f"Step {step}")
+        self.learner.schedule.step()
+        self.progress["underestimation"] = running_mean(self.progress["underestimation"], metrics["underestimation"])
         self.progress["step"] = step
-        return {**metrics, "epoch": step / len(self.sampler), "action_tokens": num_items}
+        rates = {"learning_rate": learning_rate, "heads_learning_rate": heads_learning_rate}
+        return {**metrics, **rates, "epoch": step / len(self.sampler), "action_tokens": num_items}
 
     def batch(self, micro) -> dict[str, torch.Tensor]:
         batch = self.collate([self.train_set[i] for i in micro.rows], filler=micro.filler)
@@ -224,7 +199,7 @@ class CriticRun:
     def evaluate(self) -> None:
         if not self.eval_set:
             return
-        with compute_dtype(self.device, bf16=self.args.bf16):
+        with self.learner.compute_dtype():
             report = evaluate(
                 self.critic,
                 self.eval_set,
