@@ -8,12 +8,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_dvpo.training.tasks.arithmetic import distinct_problems, exact_reward, process_reward
+from modeling_dvpo.training.tasks.imitation import build_policy
 
 # The example is run as `python examples/arithmetic/demo.py`: its modules import each other from that directory.
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "arithmetic"))
 
 from figure import Fan, plot_fans  # noqa: E402
-from policy import build_policy, build_tokenizer, train_policy  # noqa: E402
+from policy import build_tokenizer, train_policy  # noqa: E402
 from rollouts import (  # noqa: E402
     Rollout,
     State,

@@ -11,17 +11,19 @@ reference solution. The reward functions read the problem back from the prompt: 
 
 import random
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from modeling_dvpo.training.tasks.problem_streams import first_distinct, problem_stream
+from modeling_dvpo.training.tasks.problem_streams import is_held_out as is_held_out  # the split is part of the task
 
 CHARACTERS = "0123456789+-*=;"
 ANSWER = "answer "
+WORDS = (ANSWER,)
 
 _OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 _EXPRESSION = re.compile(r"\d+(?:[-+*]\d+)*=")
 _STEP = re.compile(r"(-?\d+)([-+*])(-?\d+)=(-?\d+)")
-_HELD_OUT_SHARE = 5  # one prompt in five
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Domain:
     operators: str
     """Drawn from uniformly, so a repeated operator is a likelier one."""
     largest_value: int
+    required: str = ""
+    """An operator that every problem has."""
 
 
 DOMAINS = {
@@ -45,10 +49,17 @@ DOMAINS = {
     "more_steps": Domain((5, 6), (1, 19), (2, 6), "++--*", 59),
     "more_products": Domain((3, 5), (1, 19), (2, 6), "+-***", 99),
     "single_digits": Domain((3, 5), (1, 9), (2, 3), "++--", 19),
+    "two_digits": Domain((2, 3), (10, 29), (2, 3), "++--", 59),
+    "digit_products": Domain((3, 4), (1, 9), (2, 5), "+-**", 49, required="*"),
+    "many_digits": Domain((6, 7), (1, 9), (2, 3), "++--", 19),
 }
 """`in_domain` is what a policy imitates; `single_digits` is a smaller world, whose slips a critic learns to see in
 minutes. The others are for measuring how far a policy generalises. `more_products` can come upon a prompt of
 `in_domain`, but its held-out side never upon one that was trained on."""
+
+STUDY_DOMAINS = ("single_digits", "two_digits", "digit_products", "many_digits")
+"""A policy that imitates them all has something to lose in each: reinforcement learning on the first, which shares no
+prompt with the others, is measured on the others."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +120,20 @@ def _misread(result: int, rng: random.Random) -> int:
     return rng.choice(candidates)
 
 
-def is_held_out(prompt: str) -> bool:
-    """The split belongs to the prompt itself, so no seed and no domain can leak one side into the other."""
-    return zlib.crc32(prompt.encode()) % _HELD_OUT_SHARE == 0
+def generate_problems(
+    *, seed: int, domain: str | Sequence[str] = "in_domain", held_out: bool = False
+) -> Iterator[Problem]:
+    """An endless, seeded stream of problems of one side of the split; short ones come up again.
 
-
-def generate_problems(*, seed: int, domain: str = "in_domain", held_out: bool = False) -> Iterator[Problem]:
-    """An endless, seeded stream of problems of one side of the split; short ones come up again."""
-    if domain not in DOMAINS:
-        raise ValueError(f"Unknown domain {domain!r}; choose one of {', '.join(DOMAINS)}.")
-    rng = random.Random(f"arithmetic {domain} {seed}")
-    while True:
-        problem = _draw(DOMAINS[domain], rng)
-        if problem is not None and is_held_out(problem.prompt) == held_out:
-            yield problem
+    Several domains are drawn from uniformly. An unknown one raises `ValueError`.
+    """
+    return problem_stream("arithmetic", _draw, DOMAINS, domain, seed=seed, held_out=held_out)
 
 
 def _draw(domain: Domain, rng: random.Random) -> Problem | None:
     operators = tuple(rng.choice(domain.operators) for _ in range(rng.randint(*domain.num_operands) - 1))
+    if domain.required and domain.required not in operators:
+        return None
     # An operand is a factor when a product stands on either side of it.
     beside = zip(("", *operators), (*operators, ""), strict=True)
     problem = Problem(
@@ -136,18 +143,32 @@ def _draw(domain: Domain, rng: random.Random) -> Problem | None:
     return problem if all(0 <= result <= domain.largest_value for result in results) else None
 
 
-def distinct_problems(count: int, *, seed: int, domain: str = "in_domain", held_out: bool = False) -> list[Problem]:
+def distinct_problems(
+    count: int, *, seed: int, domain: str | Sequence[str] = "in_domain", held_out: bool = False
+) -> list[Problem]:
     """The first `count` different problems of the stream."""
-    stream = generate_problems(seed=seed, domain=domain, held_out=held_out)
-    found: dict[Problem, None] = {}
-    while len(found) < count:
-        found[next(stream)] = None
-    return list(found)
+    return first_distinct(count, generate_problems(seed=seed, domain=domain, held_out=held_out))
+
+
+def demonstrations(
+    *, seed: int, domain: str | Sequence[str] = "in_domain", carelessness: float = 0.2
+) -> Iterator[list[tuple[str, bool]]]:
+    """An endless stream of problems of the training side as somebody careless works them out, to be imitated: the
+    prompt, then the completion as the action (`imitation.Demonstration`)."""
+    worker = random.Random(seed)
+    for problem in generate_problems(seed=seed, domain=domain):
+        yield [(problem.prompt, False), (problem.worked(carelessness, worker), True)]
+
+
+def stated_answer(completion: str) -> int | None:
+    """What a completion ends by stating; None when it states no answer, or goes on after it."""
+    stated = re.search(rf"(?:^|;){ANSWER}(-?\d+)$", completion)
+    return int(stated[1]) if stated else None
 
 
 def is_correct(prompt: str, completion: str) -> bool:
     """Whether the completion ends with the right answer, whatever stands before it."""
-    return _stated_answer(completion) == Problem.from_prompt(prompt).answer
+    return stated_answer(completion) == Problem.from_prompt(prompt).answer
 
 
 def exact_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
@@ -182,11 +203,6 @@ def process_reward(prompts: list[str], completions: list[str], **columns) -> lis
         wrong = max(len(steps), needed) - min(sum(map(_is_true, steps)), needed)
         rewards.append(float(is_correct(prompt, completion)) - wrong)
     return rewards
-
-
-def _stated_answer(completion: str) -> int | None:
-    stated = re.search(rf"(?:^|;){ANSWER}(-?\d+)$", completion)
-    return int(stated[1]) if stated else None
 
 
 def _is_true(step: str) -> bool:
