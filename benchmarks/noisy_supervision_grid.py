@@ -1,0 +1,199 @@
+"""What the study runs: methods, noises, tasks, and the named grids made of them.
+
+Everything that was chosen or tuned for a method stands here: `SHARED` holds for all of them, `METHODS` lists what a
+method has of its own.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modeling_dvpo.losses import CriticLossConfig
+
+SHARED: dict[str, Any] = {
+    "prompts_per_step": 16,
+    "num_generations": 8,
+    "learning_rate": 1e-4,
+    "logging_steps": 1,
+}
+"""Flags of `train_dvpo.py` that every method shares, the number of samples a step among them."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A name for a set of flags."""
+
+    label: str
+    flags: dict[str, Any]
+    """Flags of `train_dvpo.py` beyond `SHARED`, complete: nothing else differs between two methods."""
+
+    @property
+    def algorithm(self) -> str:
+        return self.flags["algorithm"]
+
+
+def _without(*terms: str) -> dict[str, Any]:
+    """DVPO with some weights of the critic's loss at 0."""
+    return {"algorithm": "dvpo", "critic_loss": dict.fromkeys(terms, 0.0)}
+
+
+_SHAPE, _SHIFT, _TAIL = ("shape", "curvature"), ("shift",), ("cvar", "gain")
+
+METHODS = {
+    "dvpo": Method("DVPO", {"algorithm": "dvpo"}),
+    "dvpo_paper": Method(
+        "DVPO, paper's loss", {"algorithm": "dvpo", "critic_loss": CriticLossConfig.paper().to_dict()}
+    ),
+    "ppo": Method("PPO", {"algorithm": "ppo"}),
+    "grpo": Method("GRPO", {"algorithm": "grpo"}),
+    "dr_grpo": Method("Dr. GRPO", {"algorithm": "dr_grpo"}),
+    "reinforce_plus_plus": Method("REINFORCE++", {"algorithm": "reinforce_plus_plus"}),
+    "robust_bellman": Method("Robust Bellman", {"algorithm": "robust_bellman"}),
+    # the ablation of the paper's table, a row adding to the one before; the last row is dvpo itself
+    "dvpo_core": Method("core (quantile, risk)", _without("consistency", *_TAIL, *_SHIFT, *_SHAPE)),
+    "dvpo_consistency": Method("+ consistency", _without(*_TAIL, *_SHIFT, *_SHAPE)),
+    "dvpo_tail": Method("+ tail calibration", _without(*_SHIFT, *_SHAPE)),
+    "dvpo_shift": Method("+ shift", _without(*_SHAPE)),
+    # the critic alone: how much of a distribution it learns
+    "dvpo_scalar": Method("DVPO, scalar critic", {"algorithm": "dvpo", "num_quantiles": 1}),
+    "dvpo_quantile": Method("DVPO, quantile loss only", _without("risk", "consistency", *_TAIL, *_SHIFT, *_SHAPE)),
+}
+
+COMPARISONS = {
+    "Methods": ("dvpo", "dvpo_paper", "ppo", "grpo", "dr_grpo", "reinforce_plus_plus", "robust_bellman"),
+    "Ablation of the critic's loss": ("dvpo_core", "dvpo_consistency", "dvpo_tail", "dvpo_shift", "dvpo"),
+    "Distributional and scalar critic, all else equal": ("dvpo_scalar", "dvpo_quantile", "dvpo"),
+}
+"""The report's tables: which methods stand in one. Every method is in one at least."""
+REFERENCE = "dvpo"
+"""The method that the others are held against, seed by seed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with exact verifiers, and the imitation policy every method starts from."""
+
+    module: str
+    """Module of `modeling_dvpo.training.tasks`."""
+    train_domain: str
+    """The domain trained on; its held-out side is the in-domain evaluation."""
+    out_of_domain: tuple[str, ...]
+    reward: str
+    """Name of the clean reward in `module`."""
+    flags: dict[str, Any]
+    """Flags of `train_dvpo.py` that belong to the task."""
+    policy: dict[str, Any]
+    """Settings of the imitation policy, which sees all domains."""
+    train_prompts: int = 4000
+    eval_prompts: int = 200
+    """Per domain, held out."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return (self.train_domain, *self.out_of_domain)
+
+
+TASKS = {
+    "arithmetic": Task(
+        module="arithmetic",
+        train_domain="single_digits",
+        out_of_domain=("two_digits", "digit_products", "many_digits"),
+        reward="exact_reward",
+        flags={"max_completion_length": 64},
+        policy={"num_steps": 800, "carelessness": 0.2},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run's identity. `noise` is what `--reward_noise` takes, several specs with spaces between."""
+
+    method: str
+    noise: str
+    seed: int
+    task: str
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.noise}, {self.method}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All methods × noises × tasks × seeds, each run of the same length."""
+
+    methods: Sequence[str]
+    noises: Sequence[str]
+    seeds: Sequence[int]
+    tasks: Sequence[str] = ("arithmetic",)
+    max_steps: int = 100
+    eval_steps: int = 20
+    preparation: dict[str, Any] = field(default_factory=dict)
+    """Changes to what a task says of its policy and prompts, for short runs."""
+
+    def __post_init__(self):
+        for kind, names, known in (("method", self.methods, METHODS), ("task", self.tasks, TASKS)):
+            for name in names:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+                    raise ValueError(f"Unknown {kind} {name!r}; {hint}")
+        for name in ("methods", "noises", "seeds", "tasks"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"A grid needs {name}, each once, got {list(values)}.")
+        for name in ("max_steps", "eval_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    def runs(self) -> Iterator[Run]:
+        """Seed by seed, so that a grid cut short is still balanced."""
+        for seed in self.seeds:
+            for task in self.tasks:
+                for noise in self.noises:
+                    for method in self.methods:
+                        yield Run(method, noise, seed, task)
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """All that decides a run's outcome beside the code: {"preparation": ..., "flags": ...}; files are not named,
+        the preparation makes them."""
+        task = TASKS[run.task]
+        flags = {
+            **METHODS[run.method].flags,
+            **SHARED,
+            **task.flags,
+            "reward_funcs": [f"modeling_dvpo.training.tasks.{task.module}:{task.reward}"],
+            "reward_noise": run.noise.split(),
+            "max_steps": self.max_steps,
+            "eval_steps": self.eval_steps,
+            "seed": run.seed,
+        }
+        return {"preparation": self.preparation_of(run.task), "flags": flags}
+
+    def preparation_of(self, name: str) -> dict[str, Any]:
+        task = TASKS[name]
+        return {
+            "domains": list(task.domains),
+            "train_prompts": task.train_prompts,
+            "eval_prompts": task.eval_prompts,
+            **task.policy,
+            **self.preparation,
+        }
+
+
+_FLIPS = ("flip=0", "flip=0.2", "flip=0.4")
+
+GRIDS = {
+    "main": Grid(("dvpo", "dvpo_paper", "ppo", "grpo", "reinforce_plus_plus"), _FLIPS, range(5)),
+    "ablation": Grid(COMPARISONS["Ablation of the critic's loss"], ("flip=0.2",), range(5)),
+    "scalar": Grid(COMPARISONS["Distributional and scalar critic, all else equal"], _FLIPS, range(5)),
+    "clean": Grid(COMPARISONS["Methods"], ("flip=0",), range(3)),
+    "quick": Grid(
+        ("dvpo", "ppo", "grpo", "reinforce_plus_plus"),
+        ("flip=0", "flip=0.2"),
+        range(1),
+        max_steps=40,
+        preparation={"num_steps": 400, "eval_prompts": 100},
+    ),
+}
