@@ -110,24 +110,15 @@ class RowTokenizer:
             raise RowProblem("not text", f"a text prompt with a {type(completion).__name__} as completion")
         if self.append_eos:
             require_end_token(self.tokenizer)
-        prompt_ids = self._prompt_ids(row.prompt or "")
+        before = prompt_ids(self.tokenizer, row.prompt or "")
         ids, starts = self._encode(completion)
         if not ids:
             raise RowProblem("empty completion", f"{completion!r:.60} has no tokens")
         append = self.append_eos and not row.truncated and ids[-1] != self.tokenizer.eos_token_id
         if append:
             ids = [*ids, self.tokenizer.eos_token_id]
-        actions = [False] * len(prompt_ids) + [True] * len(ids)
-        return Tokens(prompt_ids + ids, actions, completion, starts, append)
-
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        """The prompt's tokens with what this tokenizer puts in front, and without an end token it may put behind."""
-        plain = self.tokenizer(prompt, add_special_tokens=False).input_ids
-        bos = self.tokenizer.bos_token_id
-        if bos is None or plain[:1] == [bos]:
-            return plain
-        by_habit = self.tokenizer(prompt).input_ids[:1] == [bos]
-        return [bos, *plain] if by_habit or not plain else plain
+        actions = [False] * len(before) + [True] * len(ids)
+        return Tokens(before + ids, actions, completion, starts, append)
 
     def _encode(self, text: str) -> tuple[list[int], list[int] | None]:
         if not self.tokenizer.is_fast:
@@ -138,13 +129,13 @@ class RowTokenizer:
     def _chat(self, row: Row) -> Tokens:
         require_chat_template(self.tokenizer)
         if row.messages is not None:
-            _messages(row.messages)
+            plain_messages(row.messages)
         prompt, completion = row.split()
         if isinstance(prompt, str):
             raise RowProblem("not text", "a text prompt with chat messages as completion")
         if isinstance(completion, str):
             completion = [{"role": "assistant", "content": completion}] if completion else []
-        prompt, completion = _messages(prompt), _messages(completion)
+        prompt, completion = plain_messages(prompt), plain_messages(completion)
         turns = [message for message in completion if message["role"] == "assistant"]
         if completion and not turns:
             raise RowProblem("no assistant turn", f"roles {', '.join(m['role'] for m in completion)}")
@@ -191,6 +182,16 @@ class RowTokenizer:
             tokens.text, tokens.starts = content, [start - place for start in tokens.starts]
 
 
+def prompt_ids(tokenizer, text: str) -> list[int]:
+    """Tokens of a text prompt with what this tokenizer puts in front, and without an end token it may put behind."""
+    plain = tokenizer(text, add_special_tokens=False).input_ids
+    bos = tokenizer.bos_token_id
+    if bos is None or plain[:1] == [bos]:
+        return plain
+    by_habit = tokenizer(text).input_ids[:1] == [bos]
+    return [bos, *plain] if by_habit or not plain else plain
+
+
 def place_rewards(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
     """Pairs of (action token, reward), action tokens counted from 0.
 
@@ -232,7 +233,8 @@ def refuse_ignored_return(rewards: np.ndarray, actions: list[bool]) -> None:
         raise RowProblem("return of -100", "an undiscounted return of -100")
 
 
-def _messages(messages: Any) -> Messages:
+def plain_messages(messages: Any) -> Messages:
+    """The messages without the empty keys that Arrow adds; raises `RowProblem` where they are no messages."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) and m.get("role") for m in messages):
         raise RowProblem("not text", f"{messages!r:.60} is not a list of messages")
     return [_plain(message) for message in messages]

@@ -1,0 +1,1 @@
+"""Policy training: prompts, rollouts, rewards, advantages and the update."""

@@ -1,0 +1,186 @@
+"""Batched sampling by transformers' own `generate`, from the policy's own distribution and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from tqdm import tqdm
+from transformers import GenerationConfig, StoppingCriteria
+from transformers.generation import StopStringCriteria
+
+from modeling_dvpo.training.config import ConfigError
+from modeling_dvpo.training.distributed import sum_over_ranks, world_size
+
+
+class RolloutError(ValueError):
+    """Rollouts that cannot be made; the message says what to change."""
+
+
+def _argument(default: Any, text: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(kw_only=True)
+class RolloutArguments:
+    """How completions are sampled from the policy."""
+
+    num_generations: int = _argument(1, "Completions of each prompt: the size of a group.")
+    max_completion_length: int = _argument(
+        256, "Most tokens after the prompt: all turns of the policy and of the environment together."
+    )
+    temperature: float = _argument(1.0, "Sampling temperature.")
+    top_p: float = _argument(1.0, "Share of the probability that is sampled from; 1 for all.")
+    top_k: int = _argument(0, "Number of tokens that are sampled from; 0 for all.")
+    min_p: float | None = _argument(None, "Least probability of a sampled token, as a share of the likeliest one's.")
+    stop_strings: list[str] = _argument([], "Texts that end a completion as an end token does; they stay in it.")
+    generation_batch_size: int = _argument(64, "Rows generated together.")
+    max_turns: int = _argument(8, "Most turns of the policy in a conversation with an environment.")
+
+    def __post_init__(self):
+        for name in ("num_generations", "max_completion_length", "generation_batch_size", "max_turns"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature}; sampling needs one above 0.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; it is a share of the probability, 0 < top_p <= 1.")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k}; it is a number of tokens, or 0 for all of them.")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p is {self.min_p}; it is a share of the likeliest token's probability.")
+        if "" in self.stop_strings:
+            raise ConfigError("stop_strings has an empty text, which would end every completion: remove it.")
+
+
+class Generator:
+    """Continues rows of tokens.
+
+    Args:
+        policy: a causal LM, or a PEFT model around one.
+        tokenizer: the policy's.
+        args: sampling settings.
+        greedy: take the likeliest token instead of sampling.
+
+    Raises:
+        RolloutError: nothing could end a completion but its length.
+    """
+
+    def __init__(self, policy, tokenizer, args: RolloutArguments, *, greedy: bool = False):
+        self.policy, self.batch_size = policy, args.generation_batch_size
+        self.end_ids = end_token_ids(policy, tokenizer)
+        if not self.end_ids and not args.stop_strings:
+            raise RolloutError(
+                "Neither the model nor the tokenizer has an end token, so that no completion could end before its "
+                "length limit: set `tokenizer.eos_token`, or give stop_strings."
+            )
+        self.stop_strings = StopStringCriteria(tokenizer, args.stop_strings) if args.stop_strings else None
+        # Padding is masked, and nothing reads what stands behind a row's end: any id will do.
+        self.pad_id = self.end_ids[0] if self.end_ids else 0
+        sampling = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "min_p": args.min_p}
+        self.settings = {
+            "do_sample": not greedy,
+            **({} if greedy else sampling),
+            "eos_token_id": self.end_ids or None,
+            "pad_token_id": self.pad_id,
+            "use_cache": True,
+        }
+        # Under FSDP2 a forward pass is collective: all ranks have to make the same number of them.
+        self.in_step = world_size() > 1 and any(isinstance(module, FSDPModule) for module in policy.modules())
+
+    def __call__(
+        self, rows: Sequence[list[int]], limits: Sequence[int], *, progress: bool = False
+    ) -> list[tuple[list[int], bool]]:
+        """New tokens of each row, its end token included, and whether it ended before its limit of new tokens.
+
+        Rows of like length are generated together; the answers are in the order of `rows`.
+        """
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        completed: dict[int, tuple[list[int], bool]] = {}
+        with as_sampled(self.policy), tqdm(total=len(rows), desc="rollouts", disable=not progress) as bar:
+            while self.anywhere(batches):
+                batch = batches.pop() if batches else []  # longest first: a lack of memory shows at once
+                generated = self._generate([rows[i] for i in batch], [limits[i] for i in batch])
+                completed.update(zip(batch, generated, strict=True))
+                bar.update(len(batch))
+        return [completed[row] for row in range(len(rows))]
+
+    def anywhere(self, work: Sequence) -> bool:
+        """Whether this rank has work left, or any other that it has to keep in step with."""
+        return bool(work) if not self.in_step else sum_over_ranks(torch.tensor(float(bool(work)))).item() > 0
+
+    def _generate(self, rows: list[list[int]], limits: list[int]) -> list[tuple[list[int], bool]]:
+        # a rank without work of its own keeps in step with a row that nobody reads
+        inputs, most = (rows, max(limits)) if rows else ([[self.pad_id]], 1)
+        width = max(map(len, inputs))
+        padding = [width - len(row) for row in inputs]
+        ids = torch.tensor([[self.pad_id] * pad + row for pad, row in zip(padding, inputs, strict=True)])
+        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
+        stop = _StopStrings(self.stop_strings, width) if self.stop_strings else None
+        generated = self.policy.generate(
+            input_ids=ids.to(self.policy.device),
+            attention_mask=mask.to(self.policy.device),
+            generation_config=GenerationConfig(max_new_tokens=most, **self.settings),
+            stopping_criteria=[stop] if stop else None,
+            synced_gpus=self.in_step,
+        )[:, width:].tolist()
+        stopped = stop.lengths.tolist() if stop else [most + 1] * len(generated)
+        return [self._cut(*row) for row in zip(generated, stopped, limits, strict=False)]
+
+    def _cut(self, ids: list[int], stopped: int, limit: int) -> tuple[list[int], bool]:
+        ended = next((place + 1 for place, token in enumerate(ids) if token in self.end_ids), len(ids) + 1)
+        length = min(ended, stopped, len(ids), limit)
+        return ids[:length], length in (ended, stopped)
+
+
+class _StopStrings(StoppingCriteria):
+    """Stops rows at their stop strings, looked for behind the prompt only, and notes after how many new tokens.
+
+    The note is needed because what `generate` writes behind a stopped row cannot be told from the policy's own tokens.
+    """
+
+    def __init__(self, criterion: StopStringCriteria, prompt_width: int):
+        self.criterion, self.prompt_width, self.lengths = criterion, prompt_width, None
+
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+        new = input_ids[:, self.prompt_width :]
+        never = torch.iinfo(torch.long).max
+        done = self.criterion(new, scores)
+        if self.lengths is None:
+            self.lengths = torch.full((len(new),), never, device=new.device)
+        self.lengths = torch.where(done & (self.lengths == never), new.shape[1], self.lengths)
+        return done
+
+
+def end_token_ids(policy, tokenizer) -> list[int]:
+    """Every id that ends a completion: those of the checkpoint's generation config, and the tokenizer's end token."""
+    known = policy.generation_config.eos_token_id
+    known = [] if known is None else [known] if isinstance(known, int) else list(known)
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return list(dict.fromkeys(known + own))
+
+
+@contextmanager
+def as_sampled(policy):
+    """The policy as rollouts need it: in eval mode, which also switches gradient checkpointing off, and without the
+    sampling settings of its checkpoint (`generate` fills in those for whatever a caller leaves open: a repetition
+    penalty, say, and the samples are no longer the policy's). Both are restored.
+    """
+    modes = [(module, module.training) for module in policy.modules()]
+    model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    policy.eval()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+        for module, training in modes:
+            module.training = training
