@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from modeling_dvpo.training.tasks.problem_streams import first_distinct, problem_stream
 from modeling_dvpo.training.tasks.problem_streams import is_held_out as is_held_out  # the split is part of the task
+from modeling_dvpo.training.tasks.worked_text import ANSWER, careless_demonstrations, matching_share, stated_text
 
 CHARACTERS = "0123456789+-*=;"
-ANSWER = "answer "
 WORDS = (ANSWER,)
 
 _OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
@@ -153,17 +153,15 @@ def distinct_problems(
 def demonstrations(
     *, seed: int, domain: str | Sequence[str] = "in_domain", carelessness: float = 0.2
 ) -> Iterator[list[tuple[str, bool]]]:
-    """An endless stream of problems of the training side as somebody careless works them out, to be imitated: the
-    prompt, then the completion as the action (`imitation.Demonstration`)."""
-    worker = random.Random(seed)
-    for problem in generate_problems(seed=seed, domain=domain):
-        yield [(problem.prompt, False), (problem.worked(carelessness, worker), True)]
+    """An endless stream of problems of the training side as somebody careless works them out, to be imitated."""
+    problems = generate_problems(seed=seed, domain=domain)
+    return careless_demonstrations(problems, seed=seed, carelessness=carelessness)
 
 
 def stated_answer(completion: str) -> int | None:
     """What a completion ends by stating; None when it states no answer, or goes on after it."""
-    stated = re.search(rf"(?:^|;){ANSWER}(-?\d+)$", completion)
-    return int(stated[1]) if stated else None
+    stated = stated_text(completion, r"-?\d+")
+    return None if stated is None else int(stated)
 
 
 def is_correct(prompt: str, completion: str) -> bool:
@@ -179,12 +177,10 @@ def exact_reward(prompts: list[str], completions: list[str], **columns) -> list[
 def graded_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
     """Partial credit: the share of the reference solution's lines, its answer being the last, that stand in their
     place."""
-    rewards = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        reference = Problem.from_prompt(prompt).solution.split(";")
-        matches = [line == written for line, written in zip(reference, completion.split(";"), strict=False)]
-        rewards.append(sum(matches) / len(reference))
-    return rewards
+    return [
+        matching_share(Problem.from_prompt(prompt).solution, completion)
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
 
 
 def process_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:

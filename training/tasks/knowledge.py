@@ -1,0 +1,155 @@
+"""Questions over facts given in the context, as text.
+
+A prompt lists facts, one about each name, and asks where a number of hops leads; a completion names the facts it
+goes by and states the answer::
+
+    prompt      c>d;a>c;d>a;b>a?b>>
+    completion  b>a;a>c;answer c
+
+Every name has one fact, so a walk never ends, and every problem has exactly one reference solution. The reward
+functions read the problem back from the prompt: a reward set needs no other column.
+"""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from modeling_dvpo.training.tasks.problem_streams import first_distinct, problem_stream
+from modeling_dvpo.training.tasks.problem_streams import is_held_out as is_held_out  # the split is part of the task
+from modeling_dvpo.training.tasks.worked_text import ANSWER, careless_demonstrations, matching_share, stated_text
+
+NAMES = "abcdefghijkl"
+CHARACTERS = NAMES + ">;?"
+WORDS = (ANSWER,)
+
+_PROMPT = re.compile(r"([a-z]>[a-z](?:;[a-z]>[a-z])*)\?([a-z])(>+)")
+_FRESH_FACTS = 2
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the generator may draw."""
+
+    num_facts: tuple[int, int]
+    """Fewest and most facts, which is how many names there are."""
+    num_hops: tuple[int, int]
+    names: str = NAMES
+    """Drawn from without repetition."""
+
+
+DOMAINS = {
+    "few_facts": Domain((4, 6), (1, 3), NAMES[:8]),
+    "more_facts": Domain((7, 9), (1, 3)),
+    "more_hops": Domain((4, 6), (4, 5), NAMES[:8]),
+    "more_of_both": Domain((7, 9), (4, 5)),
+}
+"""No two of them share a prompt."""
+
+STUDY_DOMAINS = tuple(DOMAINS)
+"""Reinforcement learning on the first is measured on the others; a policy that imitates them all has something to
+lose in each."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Facts as (name, the name it leads to), in the order they are read, and a walk of `num_hops` from `start`."""
+
+    facts: tuple[tuple[str, str], ...]
+    start: str
+    num_hops: int
+
+    @classmethod
+    def from_prompt(cls, prompt: str) -> "Problem":
+        parts = _PROMPT.fullmatch(prompt)
+        if not parts:
+            raise ValueError(f"A knowledge prompt looks like 'b>a;a>b?b>>', got {prompt!r}.")
+        facts = tuple((fact[0], fact[2]) for fact in parts[1].split(";"))
+        names = {name for fact in facts for name in fact} | {parts[2]}
+        if sorted(name for name, _ in facts) != sorted(names):
+            raise ValueError(f"A knowledge prompt has one fact for each of its names, got {prompt!r}.")
+        return cls(facts, parts[2], len(parts[3]))
+
+    @property
+    def prompt(self) -> str:
+        facts = ";".join(f"{name}>{leads_to}" for name, leads_to in self.facts)
+        return f"{facts}?{self.start}{'>' * self.num_hops}"
+
+    @property
+    def solution(self) -> str:
+        """The reference completion."""
+        return self.worked()
+
+    @property
+    def answer(self) -> str:
+        return self.solution.rpartition(ANSWER)[2]
+
+    def worked(self, carelessness: float = 0.0, rng: random.Random | None = None) -> str:
+        """Works the problem out as somebody would who remembers the last two facts read and is careless with the
+        others: such a hop leads to a wrong name with probability `carelessness`, one by a fresh fact with a tenth of
+        that, and later hops carry on from the wrong name."""
+        leads_to, place, steps = dict(self.facts), self.start, []
+        names = list(leads_to)
+        fresh = names[-_FRESH_FACTS:]
+        for _ in range(self.num_hops):
+            reached = leads_to[place]
+            if carelessness and rng.random() < (carelessness / 10 if place in fresh else carelessness):
+                reached = rng.choice([name for name in names if name not in (place, reached)] or [reached])
+            steps.append(f"{place}>{reached}")
+            place = reached
+        return ";".join([*steps, f"{ANSWER}{place}"])
+
+
+def generate_problems(
+    *, seed: int, domain: str | Sequence[str] = "few_facts", held_out: bool = False
+) -> Iterator[Problem]:
+    """An endless, seeded stream of problems of one side of the split.
+
+    Several domains are drawn from uniformly. An unknown one raises `ValueError`.
+    """
+    return problem_stream("knowledge", _draw, DOMAINS, domain, seed=seed, held_out=held_out)
+
+
+def _draw(domain: Domain, rng: random.Random) -> Problem:
+    names = rng.sample(domain.names, rng.randint(*domain.num_facts))
+    facts = tuple((name, rng.choice([other for other in names if other != name])) for name in names)
+    return Problem(facts, rng.choice(names), rng.randint(*domain.num_hops))
+
+
+def distinct_problems(
+    count: int, *, seed: int, domain: str | Sequence[str] = "few_facts", held_out: bool = False
+) -> list[Problem]:
+    """The first `count` different problems of the stream."""
+    return first_distinct(count, generate_problems(seed=seed, domain=domain, held_out=held_out))
+
+
+def demonstrations(
+    *, seed: int, domain: str | Sequence[str] = "few_facts", carelessness: float = 0.3
+) -> Iterator[list[tuple[str, bool]]]:
+    """An endless stream of problems of the training side as somebody careless works them out, to be imitated."""
+    problems = generate_problems(seed=seed, domain=domain)
+    return careless_demonstrations(problems, seed=seed, carelessness=carelessness)
+
+
+def stated_answer(completion: str) -> str | None:
+    """The name that a completion ends by stating; None when it states none, or goes on after it."""
+    return stated_text(completion, "[a-z]")
+
+
+def is_correct(prompt: str, completion: str) -> bool:
+    """Whether the completion ends with the right answer, whatever stands before it."""
+    return stated_answer(completion) == Problem.from_prompt(prompt).answer
+
+
+def exact_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
+    """1 for the right answer, otherwise 0."""
+    return [float(is_correct(prompt, completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+
+
+def graded_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
+    """Partial credit: the share of the reference solution's lines, its answer being the last, that stand in their
+    place."""
+    return [
+        matching_share(Problem.from_prompt(prompt).solution, completion)
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
