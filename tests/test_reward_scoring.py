@@ -1,16 +1,30 @@
 """Reward functions and reward models: how they are found, called, weighted and refused."""
 
+import asyncio
+import functools
+import gc
 import math
 import sys
+import threading
 import types
+import warnings
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, Qwen3Config
 
 from modeling_dvpo.training.reward_checks import RewardDataError
+from modeling_dvpo.training.reward_model import RewardModel
 from modeling_dvpo.training.reward_rows import Row
-from modeling_dvpo.training.reward_scoring import RewardModel, load_reward_function, score_rows
+from modeling_dvpo.training.reward_scoring import (
+    RewardFunctionError,
+    call_reward_functions,
+    combine_rewards,
+    load_reward_function,
+    reward_name,
+    reward_names,
+    score_rows,
+)
 
 TEXT = [
     Row(prompt="1 + 1?", completion=" 2", extra={"answer": "2"}),
@@ -69,6 +83,8 @@ class TestScoreRows:
             ([1.0], "returned 1 scores for 2 rows"),
             ([1.0, math.nan], "returned nan for row 12: it must return a finite number"),
             ([1.0, "good"], "returned 'good' for row 12"),
+            ([1.0, torch.ones(2)], r"returned tensor\(\[1., 1.\]\) for row 12"),
+            (None, "returned None: it must return a list with one number"),
         ],
     )
     def test_bad_answers_are_refused(self, answer, message):
@@ -81,6 +97,164 @@ class TestScoreRows:
     def test_weights_must_fit(self):
         with pytest.raises(RewardDataError, match="1 reward weights for 2 reward functions"):
             score_rows(TEXT, IDS, [brevity, only_first], weights=[1.0])
+
+
+def call(*functions, completions=("a", "bb"), **options):
+    return call_reward_functions(
+        functions,
+        prompts=["p"] * len(completions),
+        completions=completions,
+        completion_ids=[[7]] * len(completions),
+        **{"columns": {}, **options},
+    )
+
+
+class TestCallRewardFunctions:
+    def test_one_list_a_function_with_none_kept(self):
+        def lengths(completions, **_):
+            return torch.tensor([len(completion) for completion in completions])
+
+        answers = call(lengths, only_first)
+        assert answers == [[1.0, 2.0], [3.0, None]]
+        assert all(type(score) is float for score in answers[0])
+
+    def test_columns_arrive_by_name(self):
+        assert call(right_answer, completions=[" 2", " 5"], columns={"answer": ["2", "4"]}) == [[1.0, 0.0]]
+
+    def test_a_column_named_like_an_argument_is_refused(self):
+        with pytest.raises(RewardDataError, match="column 'completion_ids', which is an argument .* rename"):
+            call(brevity, columns={"completion_ids": [1, 2]})
+
+    def test_a_function_cannot_change_what_the_next_one_sees(self):
+        def greedy(completions, answer, **_):
+            return [float(answer.pop() == completions.pop()) for _ in range(2)]
+
+        assert call(greedy, right_answer, columns={"answer": ["a", "b"]}) == [[0.0, 1.0], [1.0, 0.0]]
+
+    def test_an_exception_names_the_function_and_keeps_its_cause(self):
+        def picky(**_):
+            raise KeyError("answer")
+
+        with pytest.raises(
+            RewardFunctionError, match="The reward function 'picky' raised KeyError: 'answer'"
+        ) as caught:
+            call(picky)
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+class AsyncJudge:
+    """Asynchronous by its `__call__`."""
+
+    async def __call__(self, completions, **_):
+        await asyncio.sleep(0)
+        return [float(len(completion)) for completion in completions]
+
+
+class TestAsynchronousFunctions:
+    def test_all_run_at_the_same_time(self):
+        """Each waits for the other, so one after the other would never end."""
+        first_is_here, second_is_here = asyncio.Event(), asyncio.Event()
+
+        async def first(completions, **_):
+            first_is_here.set()
+            await asyncio.wait_for(second_is_here.wait(), timeout=30)
+            return [1.0] * len(completions)
+
+        async def second(completions, **_):
+            second_is_here.set()
+            await asyncio.wait_for(first_is_here.wait(), timeout=30)
+            return [2.0] * len(completions)
+
+        assert call(first, brevity, second) == [[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]]
+
+    def test_callable_objects_and_partials(self):
+        assert call(AsyncJudge(), functools.partial(AsyncJudge(), answer=3)) == [[1.0, 2.0]] * 2
+
+    def test_inside_a_running_loop(self):
+        async def notebook_cell():
+            return call(AsyncJudge(), brevity)
+
+        assert asyncio.run(notebook_cell()) == [[1.0, 2.0], [1.0, 1.0]]
+
+    def test_clients_kept_between_calls_stay_on_one_loop(self):
+        seen = []
+
+        async def look(completions, **_):
+            seen.append(asyncio.get_running_loop())
+            return [0.0] * len(completions)
+
+        call(look), call(look)
+        assert seen[0] is seen[1] and not seen[0].is_closed()
+
+    def test_a_failure_is_named_and_stops_the_others(self):
+        stopped = threading.Event()
+
+        async def patient(**_):
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                stopped.set()
+                raise
+
+        async def broken(**_):
+            await asyncio.sleep(0)
+            raise ValueError("quota exceeded")
+
+        with pytest.raises(RewardFunctionError, match="'broken' raised ValueError: quota exceeded"):
+            call(patient, broken)
+        assert stopped.wait(10)
+
+    def test_a_plain_function_that_fails_leaves_no_coroutine_behind(self):
+        def broken(**_):
+            raise ValueError("no")
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(RewardFunctionError, match="'broken' raised ValueError: no"):
+                call(AsyncJudge(), broken)
+            gc.collect()
+        assert not caught  # "coroutine was never awaited"
+
+    def test_their_answers_are_checked(self):
+        async def short(**_):
+            return [1.0]
+
+        with pytest.raises(RewardDataError, match="'short' returned 1 scores for 2 rows"):
+            call(short)
+
+    def test_waiting_for_oneself_is_refused(self):
+        """It would wait for its own loop for ever."""
+
+        async def outer(**_):
+            return call(AsyncJudge())[0]
+
+        with pytest.raises(RewardFunctionError, match="'outer' raised RuntimeError: .* await that function"):
+            call(outer)
+
+
+class TestCombineRewards:
+    def test_by_hand(self):
+        scores = [[1.0, None, None], [2.0, 4.0, None]]
+        assert combine_rewards(scores, [0.5, 3.0]) == [6.5, 12.0, None]
+        assert combine_rewards(scores) == [3.0, 4.0, None]
+
+    def test_zero_is_an_answer(self):
+        assert combine_rewards([[0.0], [None]], [1.0, 1.0]) == [0.0]
+
+
+class TestRewardNames:
+    def test_equal_names_are_numbered_in_order(self):
+        class Judge:
+            def __call__(self, **_): ...
+
+        functions = [brevity, Judge(), functools.partial(brevity), Judge(), brevity]
+        assert reward_names(functions) == ["brevity", "Judge", "brevity_2", "Judge_2", "brevity_3"]
+        assert reward_name(functions[2]) == "brevity"
+
+    def test_a_number_that_is_taken_is_skipped(self):
+        def brevity_2(**_): ...
+
+        assert reward_names([brevity_2, brevity, brevity]) == ["brevity_2", "brevity", "brevity_3"]
 
 
 class TestLoadRewardFunction:
@@ -137,7 +311,8 @@ class TestRewardModel:
         assert scores[0] != pytest.approx(scores[1], abs=1e-3)
 
     def test_scores_chats_through_its_own_template(self, tiny_tokenizer, tmp_path):
-        model = RewardModel(self.save(tiny_tokenizer, tmp_path), batch_size=1)
+        model = RewardModel(self.save(tiny_tokenizer, tmp_path / "judge"), batch_size=1)
+        assert reward_name(model) == "judge"
         text = "<s>user: hi<end>\n<s>assistant: yo<end>\n"
         ids = tiny_tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         with torch.no_grad():

@@ -1,23 +1,31 @@
-"""Rewards for rows that have none: Python functions with TRL's signature, or a sequence-classification reward model.
+"""Reward functions: found by name, called with TRL's signature, checked, and summed with their weights.
 
 A reward function is called as `f(prompts=…, completions=…, completion_ids=…, **columns)`, each a list with one entry
 per row, and returns one number per row, or None where it does not apply. Chats arrive as lists of messages, text as
-text, and every other column of the data set by its own name.
+text, and every other column of the data set by its own name. It may be a coroutine function (`async def`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import importlib
+import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
-
-import torch
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from modeling_dvpo.training.reward_checks import RewardDataError
+from modeling_dvpo.training.reward_model import RewardModel
 from modeling_dvpo.training.reward_rows import Row
 
 RewardFunction = Callable[..., list[float | None]]
+
+
+class RewardFunctionError(RuntimeError):
+    """A reward function raised; says which one, and has what it raised as its cause."""
 
 
 def load_reward_function(name: str) -> RewardFunction:
@@ -25,6 +33,9 @@ def load_reward_function(name: str) -> RewardFunction:
 
     `package.module:function` and `package.module.function` are importable names; whatever has a "/" in it, or is a
     directory, is a model.
+
+    Raises:
+        RewardDataError: there is no such function, or the model gives more than one score.
     """
     if os.path.isdir(name) or "/" in name:
         return RewardModel(name)
@@ -48,48 +59,100 @@ def load_reward_function(name: str) -> RewardFunction:
     return function
 
 
-class RewardModel:
-    """A sequence classifier with one label, called like a reward function.
+def reward_name(function: RewardFunction) -> str:
+    """What metrics and errors call a reward function: its `__name__`, or the last part of a reward model's path."""
+    if isinstance(function, functools.partial):
+        return reward_name(function.func)
+    if isinstance(function, RewardModel):
+        return os.path.basename(os.path.normpath(function.name))
+    return getattr(function, "__name__", type(function).__name__)
 
-    Text rows are scored as prompt + completion, chats through the reward model's own chat template.
+
+def reward_names(functions: Sequence[RewardFunction]) -> list[str]:
+    """A name for each function, no two alike: what share one are told apart by _2, _3, … in their order."""
+    names: list[str] = []
+    for function in functions:
+        name, count = reward_name(function), 1
+        while (unique := name if count == 1 else f"{name}_{count}") in names:
+            count += 1
+        names.append(unique)
+    return names
+
+
+def call_reward_functions(
+    functions: Sequence[RewardFunction],
+    *,
+    prompts: Sequence,
+    completions: Sequence,
+    completion_ids: Sequence[list[int]],
+    columns: dict[str, list],
+    row_ids: Sequence[int] | None = None,
+) -> list[list[float | None]]:
+    """Call every function once with the whole batch.
+
+    Functions run in order in the calling thread; what is asynchronous among them then runs concurrently, in an event
+    loop that is the same for the whole process, so clients that a function keeps between calls go on working.
+
+    Args:
+        functions: called with TRL's signature; plain or asynchronous.
+        prompts, completions, completion_ids: one entry per row.
+        columns: further keyword arguments, one entry per row each.
+        row_ids: numbers to report rows by; places in the batch by default.
+
+    Returns:
+        One list per function, with a finite number or None for each row.
+
+    Raises:
+        RewardFunctionError: a function raised.
+        RewardDataError: a function's answer is not one finite number, or None, per row; a column has the name of one
+            of the other arguments.
     """
+    arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
+    if clash := sorted(arguments.keys() & columns.keys()):
+        raise RewardDataError(
+            f"The data set has a column {clash[0]!r}, which is an argument that every reward function is called with: "
+            "rename the column."
+        )
+    # Every function gets lists of its own, so that one that sorts or pops does not change what the next one sees.
+    arguments |= columns
+    answers: list[Any] = []
+    try:
+        for function in functions:
+            answers.append(_called(function, {name: list(values) for name, values in arguments.items()}))
+        waiting = [place for place, answer in enumerate(answers) if inspect.isawaitable(answer)]
+        loop = _free_event_loop() if waiting else None
+    except RuntimeError:
+        for answer in filter(inspect.iscoroutine, answers):
+            answer.close()
+        raise
+    if loop:
+        awaited = _await_all([_awaited(functions[place], answers[place]) for place in waiting], loop)
+        for place, answer in zip(waiting, awaited, strict=True):
+            answers[place] = answer
+    row_ids = range(len(prompts)) if row_ids is None else row_ids
+    return [_checked(answer, function, row_ids) for answer, function in zip(answers, functions, strict=True)]
 
-    def __init__(self, name: str, *, batch_size: int = 16, device: str | None = None):
-        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-        labels = AutoConfig.from_pretrained(name).num_labels
-        if labels != 1:
-            raise RewardDataError(
-                f"{name!r} has {labels} labels, and a reward model needs 1, so that its output is one score: use a "
-                "reward model, or a reward function that says what to make of the labels."
-            )
-        self.name, self.batch_size = name, batch_size
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).to(self.device).eval()
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        # The model looks for the last token that is not padding, so both must mean the same id.
-        self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+def combine_rewards(
+    per_function: Sequence[Sequence[float | None]], weights: Sequence[float] = ()
+) -> list[float | None]:
+    """Weighted sum over the functions that did not answer None, row by row; None where all did.
 
-    @torch.no_grad()
-    def __call__(self, *, prompts: list, completions: list, **_: object) -> list[float]:
-        scores: list[float] = []
-        for start in range(0, len(prompts), self.batch_size):
-            rows = zip(prompts[start : start + self.batch_size], completions[start:], strict=False)
-            encoded = [self._encode(prompt, completion) for prompt, completion in rows]
-            batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt", padding_side="right")
-            scores += self.model(**batch.to(self.device)).logits[:, 0].float().tolist()
-        return scores
+    Args:
+        per_function: what `call_reward_functions` returns.
+        weights: one per function, 1 by default.
 
-    def _encode(self, prompt: str | list, completion: str | list) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer(prompt + completion).input_ids
-        if isinstance(completion, str):
-            completion = [{"role": "assistant", "content": completion}]
-        text = self.tokenizer.apply_chat_template(prompt + completion, tokenize=False)
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+    Raises:
+        RewardDataError: the weights do not match the functions.
+    """
+    weights = list(weights) or [1.0] * len(per_function)
+    if len(weights) != len(per_function):
+        raise RewardDataError(f"{len(weights)} reward weights for {len(per_function)} reward functions: one for each.")
+    totals: list[float | None] = []
+    for scores in zip(*per_function, strict=True):
+        given = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
+        totals.append(sum(given) if given else None)
+    return totals
 
 
 def score_rows(
@@ -100,7 +163,7 @@ def score_rows(
     weights: Sequence[float] = (),
     row_ids: Sequence[int] | None = None,
 ) -> list[float | None]:
-    """Weighted sum of the reward functions, row by row.
+    """Weighted sum of the reward functions over rows of a reward set.
 
     Args:
         rows: one batch; each function is called once.
@@ -111,10 +174,10 @@ def score_rows(
 
     Returns:
         One finite number per row; a function that answers None is left out of the sum, and where all do, it is None.
+
+    Raises:
+        RewardFunctionError, RewardDataError: as `call_reward_functions` and `combine_rewards` do.
     """
-    weights = list(weights) or [1.0] * len(functions)
-    if len(weights) != len(functions):
-        raise RewardDataError(f"{len(weights)} reward weights for {len(functions)} reward functions: one for each.")
     parts = [row.split() for row in rows]
     prompts = [_as_given(prompt) for prompt, _ in parts]
     completions = [
@@ -123,14 +186,15 @@ def score_rows(
         else _as_given(completion)
         for row, (_, completion) in zip(rows, parts, strict=True)
     ]
-    columns = {name: [row.extra.get(name) for row in rows] for name in rows[0].extra}
-    totals: list[float | None] = [None] * len(rows)
-    for function, weight in zip(functions, weights, strict=True):
-        scores = function(prompts=prompts, completions=completions, completion_ids=list(completion_ids), **columns)
-        for place, score in enumerate(_checked(scores, function, row_ids or range(len(rows)))):
-            if score is not None:
-                totals[place] = (totals[place] or 0.0) + weight * score
-    return totals
+    scores = call_reward_functions(
+        functions,
+        prompts=prompts,
+        completions=completions,
+        completion_ids=completion_ids,
+        columns={name: [row.extra.get(name) for row in rows] for name in rows[0].extra},
+        row_ids=row_ids,
+    )
+    return combine_rewards(scores, weights)
 
 
 def _as_given(part):
@@ -140,9 +204,66 @@ def _as_given(part):
     return [{key: value for key, value in message.items() if value is not None} for message in part]
 
 
+def _called(function: RewardFunction, arguments: dict[str, list]) -> Any:
+    try:
+        return function(**arguments)
+    except Exception as error:
+        raise _failure(function, error) from error
+
+
+async def _awaited(function: RewardFunction, answer) -> Any:
+    try:
+        return await answer
+    except Exception as error:
+        raise _failure(function, error) from error
+
+
+def _failure(function: RewardFunction, error: Exception) -> RewardFunctionError:
+    return RewardFunctionError(f"The reward function {reward_name(function)!r} raised {type(error).__name__}: {error}")
+
+
+def _await_all(coroutines: Sequence[Coroutine], loop: asyncio.AbstractEventLoop) -> list:
+    async def together():
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # where one raised, the others must not go on behind the caller's back
+            for task in tasks:
+                task.cancel()
+
+    result = asyncio.run_coroutine_threadsafe(together(), loop)
+    try:
+        return result.result()
+    finally:
+        result.cancel()  # does something only where the wait was interrupted
+
+
+def _free_event_loop() -> asyncio.AbstractEventLoop:
+    """A loop in a thread of its own: a notebook's thread already runs one, which could not wait for us."""
+    loop = _event_loop(os.getpid())
+    if asyncio._get_running_loop() is loop:
+        raise RuntimeError("it calls an asynchronous reward function as if it were a plain one: await that function.")
+    return loop
+
+
+@functools.cache
+def _event_loop(process: int) -> asyncio.AbstractEventLoop:
+    # One a process: HTTP sessions and the like belong to the loop they were first used in. A fork has no threads, so
+    # the loop that it inherits stands still and it needs another.
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=f"reward-functions-{process}", daemon=True).start()
+    return loop
+
+
 def _checked(scores, function: RewardFunction, row_ids: Sequence[int]) -> list[float | None]:
-    name = getattr(function, "__name__", None) or getattr(function, "name", type(function).__name__)
-    scores = list(scores)
+    name = reward_name(function)
+    try:
+        scores = list(scores)
+    except TypeError:
+        raise RewardDataError(
+            f"The reward function {name!r} returned {scores!r:.60}: it must return a list with one number, or None, "
+            "per row."
+        ) from None
     if len(scores) != len(row_ids):
         raise RewardDataError(
             f"The reward function {name!r} returned {len(scores)} scores for {len(row_ids)} rows: it must return a "
@@ -153,7 +274,7 @@ def _checked(scores, function: RewardFunction, row_ids: Sequence[int]) -> list[f
             continue
         try:
             finite = math.isfinite(score)
-        except TypeError:
+        except (TypeError, ValueError, RuntimeError):  # the last two from arrays and tensors of several numbers
             finite = False
         if not finite:
             raise RewardDataError(
