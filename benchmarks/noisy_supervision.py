@@ -53,7 +53,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--grid", choices=GRIDS, default="main")
     parser.add_argument("--quick", action="store_const", const="quick", dest="grid", help="the same as --grid quick")
     parser.add_argument("--methods", nargs="+", help=f"in place of the grid's: {', '.join(METHODS)}")
-    parser.add_argument("--noises", nargs="+", help="what --reward_noise takes: flip=0.2, or 'flip=0.2 gaussian=0.5'")
+    parser.add_argument("--noises", nargs="+", help="as --reward_noise takes it: flip=0.2, 'flip=0.2 + gaussian=0.5'")
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--tasks", nargs="+", help=", ".join(TASKS))
     parser.add_argument("--max_steps", type=int)

@@ -1,15 +1,17 @@
 """What the study runs: methods, noises, tasks, and the named grids made of them.
 
-Everything that was chosen or tuned for a method stands here: `SHARED` holds for all of them, `METHODS` lists what a
-method has of its own.
+Everything that was chosen or tuned stands here: `SHARED` holds for all methods, `CRITIC` for those with a critic, and
+`METHODS` lists what one has of its own. What is named nowhere is a default of `train_dvpo.py`.
 """
 
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from modeling_dvpo.losses import CriticLossConfig
+from modeling_dvpo.training.tasks import arithmetic, knowledge
 
 SHARED: dict[str, Any] = {
     "prompts_per_step": 16,
@@ -17,7 +19,14 @@ SHARED: dict[str, Any] = {
     "learning_rate": 1e-4,
     "logging_steps": 1,
 }
-"""Flags of `train_dvpo.py` that every method shares, the number of samples a step among them."""
+"""Flags of `train_dvpo.py` for every method, the number of samples a step among them."""
+
+CRITIC: dict[str, Any] = {
+    "critic_learning_rate": 1e-3,
+    "heads_learning_rate": 1e-2,
+    "critic_lam": 0.95,  # below 1 the targets are distributions, as the paper's are; at 1 they are single returns
+}
+"""Flags for every method with a critic."""
 
 
 @dataclass(frozen=True)
@@ -26,37 +35,39 @@ class Method:
 
     label: str
     flags: dict[str, Any]
-    """Flags of `train_dvpo.py` beyond `SHARED`, complete: nothing else differs between two methods."""
+    """Flags of `train_dvpo.py` beyond `SHARED`, all of them: nothing else differs between two methods."""
 
     @property
     def algorithm(self) -> str:
         return self.flags["algorithm"]
 
 
+def _dvpo(**flags: Any) -> dict[str, Any]:
+    return {"algorithm": "dvpo", **CRITIC, **flags}
+
+
 def _without(*terms: str) -> dict[str, Any]:
     """DVPO with some weights of the critic's loss at 0."""
-    return {"algorithm": "dvpo", "critic_loss": dict.fromkeys(terms, 0.0)}
+    return _dvpo(critic_loss=dict.fromkeys(terms, 0.0))
 
 
 _SHAPE, _SHIFT, _TAIL = ("shape", "curvature"), ("shift",), ("cvar", "gain")
 
 METHODS = {
-    "dvpo": Method("DVPO", {"algorithm": "dvpo"}),
-    "dvpo_paper": Method(
-        "DVPO, paper's loss", {"algorithm": "dvpo", "critic_loss": CriticLossConfig.paper().to_dict()}
-    ),
-    "ppo": Method("PPO", {"algorithm": "ppo"}),
+    "dvpo": Method("DVPO", _dvpo()),
+    "dvpo_paper": Method("DVPO, paper's loss", _dvpo(critic_loss=CriticLossConfig.paper().to_dict())),
+    "ppo": Method("PPO", {"algorithm": "ppo", **CRITIC}),
     "grpo": Method("GRPO", {"algorithm": "grpo"}),
     "dr_grpo": Method("Dr. GRPO", {"algorithm": "dr_grpo"}),
     "reinforce_plus_plus": Method("REINFORCE++", {"algorithm": "reinforce_plus_plus"}),
-    "robust_bellman": Method("Robust Bellman", {"algorithm": "robust_bellman"}),
+    "robust_bellman": Method("Robust Bellman", {"algorithm": "robust_bellman", **CRITIC}),
     # the ablation of the paper's table, a row adding to the one before; the last row is dvpo itself
     "dvpo_core": Method("core (quantile, risk)", _without("consistency", *_TAIL, *_SHIFT, *_SHAPE)),
     "dvpo_consistency": Method("+ consistency", _without(*_TAIL, *_SHIFT, *_SHAPE)),
     "dvpo_tail": Method("+ tail calibration", _without(*_SHIFT, *_SHAPE)),
     "dvpo_shift": Method("+ shift", _without(*_SHAPE)),
     # the critic alone: how much of a distribution it learns
-    "dvpo_scalar": Method("DVPO, scalar critic", {"algorithm": "dvpo", "num_quantiles": 1}),
+    "dvpo_scalar": Method("DVPO, scalar critic", _dvpo(num_quantiles=1)),
     "dvpo_quantile": Method("DVPO, quantile loss only", _without("risk", "consistency", *_TAIL, *_SHIFT, *_SHAPE)),
 }
 
@@ -74,41 +85,41 @@ REFERENCE = "dvpo"
 class Task:
     """A task with exact verifiers, and the imitation policy every method starts from."""
 
-    module: str
-    """Module of `modeling_dvpo.training.tasks`."""
-    train_domain: str
-    """The domain trained on; its held-out side is the in-domain evaluation."""
-    out_of_domain: tuple[str, ...]
-    reward: str
-    """Name of the clean reward in `module`."""
+    module: ModuleType
+    """Of `modeling_dvpo.training.tasks`. The first of its STUDY_DOMAINS is trained on and its held-out side is the
+    in-domain evaluation; the imitation policy has seen them all."""
     flags: dict[str, Any]
     """Flags of `train_dvpo.py` that belong to the task."""
-    policy: dict[str, Any]
-    """Settings of the imitation policy, which sees all domains."""
-    train_prompts: int = 4000
-    eval_prompts: int = 200
-    """Per domain, held out."""
+    preparation: dict[str, Any]
+    """Settings of the imitation policy, and numbers of prompts: to train on, and held out in each domain."""
+    reward: str = "exact_reward"
+    """The clean reward, a function of `module`."""
 
     @property
     def domains(self) -> tuple[str, ...]:
-        return (self.train_domain, *self.out_of_domain)
+        return self.module.STUDY_DOMAINS
 
+    @property
+    def train_domain(self) -> str:
+        return self.domains[0]
+
+    @property
+    def out_of_domain(self) -> tuple[str, ...]:
+        return self.domains[1:]
+
+
+_PROMPTS = {"train_prompts": 4000, "eval_prompts": 200}
 
 TASKS = {
-    "arithmetic": Task(
-        module="arithmetic",
-        train_domain="single_digits",
-        out_of_domain=("two_digits", "digit_products", "many_digits"),
-        reward="exact_reward",
-        flags={"max_completion_length": 64},
-        policy={"num_steps": 800, "carelessness": 0.2},
-    ),
+    "arithmetic": Task(arithmetic, {"max_completion_length": 64}, {"num_steps": 800, "carelessness": 0.2, **_PROMPTS}),
+    "knowledge": Task(knowledge, {"max_completion_length": 48}, {"num_steps": 800, "carelessness": 0.3, **_PROMPTS}),
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run's identity. `noise` is what `--reward_noise` takes, several specs with spaces between."""
+    """One training run's identity. `noise` is what `--reward_noise` takes, several joined by " + "; `majority_vote`
+    alone votes with the task's own `stated_answer`."""
 
     method: str
     noise: str
@@ -163,8 +174,8 @@ class Grid:
             **METHODS[run.method].flags,
             **SHARED,
             **task.flags,
-            "reward_funcs": [f"modeling_dvpo.training.tasks.{task.module}:{task.reward}"],
-            "reward_noise": run.noise.split(),
+            "reward_funcs": [f"{task.module.__name__}:{task.reward}"],
+            "reward_noise": [_full_spec(spec, task) for spec in run.noise.split(" + ")],
             "max_steps": self.max_steps,
             "eval_steps": self.eval_steps,
             "seed": run.seed,
@@ -172,14 +183,11 @@ class Grid:
         return {"preparation": self.preparation_of(run.task), "flags": flags}
 
     def preparation_of(self, name: str) -> dict[str, Any]:
-        task = TASKS[name]
-        return {
-            "domains": list(task.domains),
-            "train_prompts": task.train_prompts,
-            "eval_prompts": task.eval_prompts,
-            **task.policy,
-            **self.preparation,
-        }
+        return {"domains": list(TASKS[name].domains), **TASKS[name].preparation, **self.preparation}
+
+
+def _full_spec(spec: str, task: Task) -> str:
+    return f"majority_vote={task.module.__name__}:stated_answer" if spec == "majority_vote" else spec
 
 
 _FLIPS = ("flip=0", "flip=0.2", "flip=0.4")
@@ -189,6 +197,18 @@ GRIDS = {
     "ablation": Grid(COMPARISONS["Ablation of the critic's loss"], ("flip=0.2",), range(5)),
     "scalar": Grid(COMPARISONS["Distributional and scalar critic, all else equal"], _FLIPS, range(5)),
     "clean": Grid(COMPARISONS["Methods"], ("flip=0",), range(3)),
+    "structured": Grid(
+        COMPARISONS["Methods"],
+        (
+            "false_positive=0.3",
+            "false_negative=0.3",
+            "gaussian=0.5",
+            "length_bias=0.01",
+            "hackable=answer 7",  # the policy happens upon it, and is always paid for it
+            "majority_vote",
+        ),
+        range(3),
+    ),
     "quick": Grid(
         ("dvpo", "ppo", "grpo", "reinforce_plus_plus"),
         ("flip=0", "flip=0.2"),

@@ -4,7 +4,6 @@ Run by `noisy_supervision.py` as a process of its own, once for each task and se
 """
 
 import argparse
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -37,7 +36,7 @@ def is_prepared(directory: Path, preparation: dict) -> bool:
 def prepare(task_name: str, seed: int, directory: Path, preparation: dict) -> None:
     """Writes `policy/`, `train.jsonl` and `<domain>.jsonl`, and the stamp last: a directory without it is not used."""
     task = TASKS[task_name]
-    problems = importlib.import_module(f"modeling_dvpo.training.tasks.{task.module}")
+    problems = task.module
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     settings = dict(preparation)

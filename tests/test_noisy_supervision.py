@@ -148,7 +148,7 @@ def test_every_method_is_reported_and_every_curve_has_a_style_of_its_own():
     ("changes", "message"),
     [
         ({"methods": ("dvop",)}, "Unknown method 'dvop'; did you mean 'dvpo'"),
-        ({"tasks": ("chess",)}, "Unknown task 'chess'; there are arithmetic"),
+        ({"tasks": ("chess",)}, "Unknown task 'chess'; there are arithmetic, knowledge"),
         ({"seeds": (0, 0)}, "needs seeds, each once"),
         ({"noises": ()}, "needs noises, each once"),
         ({"eval_steps": 0}, "eval_steps must be at least 1, got 0"),
@@ -165,8 +165,10 @@ def test_flags_as_arguments():
 
 
 def test_a_noise_may_be_several_specs():
-    settings = TWO_METHODS.settings(Run("dvpo", "flip=0.2 gaussian=0.5", 0, "arithmetic"))
-    assert settings["flags"]["reward_noise"] == ["flip=0.2", "gaussian=0.5"]
+    settings = TWO_METHODS.settings(Run("dvpo", "hackable=answer 7 + majority_vote", 0, "knowledge"))
+    vote = "majority_vote=modeling_dvpo.training.tasks.knowledge:stated_answer"
+    assert settings["flags"]["reward_noise"] == ["hackable=answer 7", vote]
+    assert callable(TASKS["knowledge"].module.stated_answer)
 
 
 # --- running ----------------------------------------------------------------------------------------------------
@@ -279,24 +281,26 @@ def test_the_training_curve_is_thinned_by_means():
     assert found["training_end"]["kl"] == 48  # the last tenth: 46 to 50
 
 
-def test_a_policy_and_prompts_are_prepared_once(tmp_path):
+@pytest.mark.parametrize("name", TASKS)
+def test_a_policy_and_prompts_are_prepared_once(name, tmp_path):
     grid = dataclasses.replace(
         TWO_METHODS,
         preparation={
             "num_steps": 2, "batch_size": 2, "hidden_size": 16, "num_layers": 1, "train_prompts": 20, "eval_prompts": 5
         },
     )  # fmt: skip
-    preparation = grid.preparation_of("arithmetic")
+    preparation = grid.preparation_of(name)
     directory = tmp_path / "seed-0"
     assert not is_prepared(directory, preparation)
-    prepare("arithmetic", 0, directory, preparation)
+    prepare(name, 0, directory, preparation)
     assert is_prepared(directory, preparation)
-    prompts = {path.stem: [json.loads(x)["prompt"] for x in path.open()] for path in directory.glob("*.jsonl")}
-    assert {name: len(rows) for name, rows in prompts.items()} == {"train": 20, **dict.fromkeys(TASK.domains, 5)}
-    assert not set(prompts["train"]) & {prompt for domain in TASK.domains for prompt in prompts[domain]}
+    prompts = {path.stem: [json.loads(line)["prompt"] for line in path.open()] for path in directory.glob("*.jsonl")}
+    domains = TASKS[name].domains
+    assert {stem: len(rows) for stem, rows in prompts.items()} == {"train": 20, **dict.fromkeys(domains, 5)}
+    assert not set(prompts["train"]) & {prompt for domain in domains for prompt in prompts[domain]}
     assert (directory / "policy" / "model.safetensors").is_file()
     with pytest.raises(ValueError, match="was prepared with .* choose another --work_dir"):
-        is_prepared(directory, TWO_METHODS.preparation_of("arithmetic"))
+        is_prepared(directory, TWO_METHODS.preparation_of(name))
 
 
 # --- figures out of lines ---------------------------------------------------------------------------------------
