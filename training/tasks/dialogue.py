@@ -72,7 +72,7 @@ def demonstration(goal: Goal, carelessness: float = 0.0, rng: random.Random | No
     opening = {"role": "user", "content": goal.prompt}
     completion: list[dict] = []
     for slot in goal.slots:
-        forgotten = carelessness and rng.random() < carelessness / 2
+        forgotten = carelessness > 0 and rng.random() < carelessness / 2
         if slot not in told(goal, completion) and not forgotten:
             completion.append({"role": "assistant", "content": f"{ASK}{slot}"})
             completion += environment([[opening]], [completion], [goal.to_json()])
@@ -91,7 +91,7 @@ def _booked(goal: Goal, slot: str, value: str, carelessness: float, rng: random.
 
 
 def task_completion(prompts: list, completions: list, goal: list[str], **columns) -> list[float]:
-    """TCR: 1 where the last message books the service with the wanted value for every slot and nothing else, else 0."""
+    """TCR: 1 where the last message books the service with just the slots and values wanted, otherwise 0."""
     return [float(_goal_share(*conversation) == 1) for conversation in conversations(prompts, completions, goal)]
 
 

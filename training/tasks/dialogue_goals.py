@@ -60,8 +60,8 @@ DOMAINS = {
     "other_slots": Domain(num_slots=(2, 3), misspoken=(0, 1), foreign=True),
     "more_corrections": Domain(num_slots=(3, 3), misspoken=(2, 2)),
 }
-"""`in_domain` is what a policy imitates; the others are for measuring how far it generalises. They can come upon an
-opening of `in_domain` only in `more_corrections`, but its held-out side never upon one that was trained on."""
+"""`in_domain` is what a policy imitates; the others are for measuring how far it generalises. Of these,
+only `more_corrections` can come upon an opening of `in_domain`, its held-out side never upon one trained on."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,11 @@ def environment(prompts: list[list[dict]], completions: list[list[dict]], goal: 
         ValueError: a goal that cannot be read, a prompt that is not the opening of its goal, or a completion that does
             not end with an assistant's message.
     """
-    return [_reply(wanted, completion) for wanted, completion in conversations(prompts, completions, goal)]
+    found = conversations(prompts, completions, goal)
+    for _, completion in found:
+        if completion[-1]["role"] != "assistant":
+            raise ValueError(f"A user answers an assistant's message, got {completion[-1]!r} as the last one.")
+    return [_reply(wanted, completion) for wanted, completion in found]
 
 
 def conversations(
@@ -45,9 +49,9 @@ def conversations(
                 f"A dialogue's prompt is a conversation that ends with the opening of its goal, {goal.prompt!r}, got "
                 f"{prompt!r}. Take both columns from `prompt_rows`."
             )
-        if not isinstance(completion, list) or not completion or completion[-1]["role"] != "assistant":
+        if not isinstance(completion, list) or not completion:
             raise ValueError(
-                f"A dialogue's completion is a list of messages, an assistant's last, got {completion!r}. Generate "
+                f"A dialogue's completion is a list of messages, an assistant's first, got {completion!r}. Generate "
                 "from conversational prompts."
             )
         found.append((goal, completion))
@@ -73,7 +77,7 @@ def told(goal: Goal, completion: list[dict]) -> dict[str, str]:
     known = dict(goal.told)
     for message in completion:
         if message["role"] == "user" and message["content"] != NO_WISH:
-            known |= dict(pair.split("=") for pair in message["content"].split(";"))
+            known |= dict(pair.partition("=")[::2] for pair in message["content"].split(";"))
     return known
 
 
