@@ -5,7 +5,9 @@ import pytest
 
 from modeling_dvpo.training.tasks.arithmetic import (
     DOMAINS,
+    STUDY_DOMAINS,
     Problem,
+    demonstrations,
     distinct_problems,
     exact_reward,
     generate_problems,
@@ -13,6 +15,7 @@ from modeling_dvpo.training.tasks.arithmetic import (
     is_correct,
     is_held_out,
     process_reward,
+    stated_answer,
 )
 
 PROMPT = "7+3*4-9="
@@ -50,6 +53,12 @@ def test_rewards_pair_each_completion_with_its_own_prompt_and_ignore_other_colum
 @pytest.mark.parametrize("completion", ["10", "answer 10;", "answer 10 ", "the answer 10", "answer 010;answer 11"])
 def test_only_a_final_answer_line_counts(completion):
     assert not is_correct(PROMPT, completion)
+
+
+def test_stated_answer():
+    assert stated_answer("3-8=-5;answer -5") == -5
+    assert stated_answer("answer 3;answer 10") == 10
+    assert stated_answer("answer 10;") is stated_answer("answer 10\n") is stated_answer("10") is None
 
 
 @pytest.mark.parametrize(
@@ -95,6 +104,28 @@ def test_longer_domains_never_meet_the_first():
         assert inside.isdisjoint(problem.prompt for problem in distinct_problems(500, seed=0, domain=domain))
 
 
+def test_study_domains_have_no_prompt_in_common_with_the_one_trained_on():
+    """By construction, not by luck: one domain has larger operands, another products, the third is longer."""
+    inside, *outside = (distinct_problems(500, seed=0, domain=domain) for domain in STUDY_DOMAINS)
+    assert all(len(p.operands) <= 5 and max(p.operands) < 10 and "*" not in p.operators for p in inside)
+    two_digits, digit_products, many_digits = outside
+    assert all(min(problem.operands) >= 10 for problem in two_digits)
+    assert all("*" in problem.operators for problem in digit_products)
+    assert all(len(problem.operands) >= 6 for problem in many_digits)
+
+
+def test_demonstrations_of_a_mixture_are_careless_work_of_the_training_side():
+    rows = list(itertools.islice(demonstrations(seed=0, domain=STUDY_DOMAINS, carelessness=0.3), 300))
+    assert rows == list(itertools.islice(demonstrations(seed=0, domain=STUDY_DOMAINS, carelessness=0.3), 300))
+    prompts, completions = [prompt for (prompt, _), _ in rows], [completion for _, (completion, _) in rows]
+    assert all(row[0][1] is False and row[1][1] is True for row in rows)
+    assert not any(map(is_held_out, prompts))
+    assert {"*" in prompt for prompt in prompts} == {True, False}
+    assert 0.3 < sum(exact_reward(prompts, completions)) / len(rows) < 0.9
+    exact = itertools.islice(demonstrations(seed=0, carelessness=0.0), 50)
+    assert all(is_correct(prompt, completion) for (prompt, _), (completion, _) in exact)
+
+
 def test_the_split_holds_across_seeds():
     train = {problem.prompt for seed in (0, 1) for problem in distinct_problems(1500, seed=seed)}
     held_out = {problem.prompt for seed in (0, 2) for problem in distinct_problems(400, seed=seed, held_out=True)}
@@ -110,7 +141,7 @@ def test_the_seed_decides_the_stream():
 
 def test_unknown_domain_is_refused():
     with pytest.raises(ValueError, match="in_domain"):
-        next(generate_problems(seed=0, domain="calculus"))
+        generate_problems(seed=0, domain="calculus")
 
 
 def test_careless_work_slips_at_the_promised_rates():
