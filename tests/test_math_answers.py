@@ -36,6 +36,8 @@ def reward(reference, completion, column="answer"):
         (18, r"\boxed{18}"),
         (0.5, r"\boxed{\frac{1}{2}}"),
         (MATH, r"\boxed{1/2}"),
+        (r"so $x = \boxed 2$ at most.", r"\boxed{2}"),
+        (r"\boxed{\frac{1}{2}}", r"$\boxed{\dfrac{1}{2}}$, since \boxed{\frac{2}{4"),  # the last one is cut
         (MATH, r"\boxed{0.5}"),
         (MATH, r"\boxed{\frac12}"),
         (MATH, "Half of them.\n#### 1/2"),

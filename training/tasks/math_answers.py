@@ -14,7 +14,7 @@ import re
 import threading
 from functools import lru_cache
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _LAST_LINE = re.compile(r"(?:^|\n)[ \t]*####[ \t]*([^\n]*)\s*\Z")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _NUMBER_AND_WORDS = re.compile(r"(-?[\d,]*\.?\d+)\s+[A-Za-z][A-Za-z ]{2,}")
@@ -134,11 +134,21 @@ def _marked(text: str) -> str | None:
     if last_line and not _BOX.search(last_line[1]):
         return last_line[1]
     for box in reversed(list(_BOX.finditer(text))):
-        depth = 1
-        for end in range(box.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[box.end() : end]
+        content = _box_content(text[box.end() :])
+        if content is not None:
+            return content
+    return None
+
+
+def _box_content(rest: str) -> str | None:
+    """From what follows `\\boxed`: up to the closing brace; without one, as in `\\boxed 2$`, up to the dollar."""
+    if not rest.startswith("{"):
+        return re.split(r"[$\n]", rest)[0] or None
+    depth = 0
+    for end, character in enumerate(rest):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0:
+            return rest[1:end]
     return None
 
 
