@@ -235,11 +235,15 @@ class TestAsynchronousFunctions:
 class TestCombineRewards:
     def test_by_hand(self):
         scores = [[1.0, None, None], [2.0, 4.0, None]]
-        assert combine_rewards(scores, [0.5, 3.0]) == [6.5, 12.0, None]
-        assert combine_rewards(scores) == [3.0, 4.0, None]
+        assert combine_rewards(scores, [0.5, 3.0], range(3)) == [6.5, 12.0, None]
+        assert combine_rewards(scores, [], range(3)) == [3.0, 4.0, None]
 
     def test_zero_is_an_answer(self):
-        assert combine_rewards([[0.0], [None]], [1.0, 1.0]) == [0.0]
+        assert combine_rewards([[0.0], [None]], [], [5]) == [0.0]
+
+    def test_a_sum_that_overflows_is_refused(self):
+        with pytest.raises(RewardDataError, match="sum of rewards of row 12 is inf: bound the rewards"):
+            combine_rewards([[1.0, 1e308], [1.0, 1e308]], [], [11, 12])
 
 
 class TestRewardNames:

@@ -39,23 +39,34 @@ def load_reward_function(name: str) -> RewardFunction:
     """
     if os.path.isdir(name) or "/" in name:
         return RewardModel(name)
+    return import_function(name, "reward function", or_else=", or the directory or Hub name (owner/name) of a model")
+
+
+def import_function(name: str, kind: str, *, or_else: str = "") -> Callable:
+    """A function by its importable name, `package.module:function` or `package.module.function`.
+
+    Args:
+        name: as the user wrote it.
+        kind: what the function is for; goes into the errors.
+        or_else: what else the user could have written; goes into the errors.
+
+    Raises:
+        RewardDataError: there is no such function.
+    """
     module, separator, attribute = name.partition(":")
     if not separator:
         module, _, attribute = name.rpartition(".")
     if not module or not attribute:
-        raise RewardDataError(
-            f"{name!r} is not a reward function: write `package.module:function`, or the directory or Hub name "
-            "(owner/name) of a reward model."
-        )
+        raise RewardDataError(f"{name!r} is not a {kind}: write `package.module:function`{or_else}.")
     try:
         function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise RewardDataError(
-            f"The reward function {name!r} cannot be imported ({error}): check the name, and that its module is "
-            "installed or its directory is on PYTHONPATH."
+            f"The {kind} {name!r} cannot be imported ({error}): check the name, and that its module is installed or "
+            "its directory is on PYTHONPATH."
         ) from error
     if not callable(function):
-        raise RewardDataError(f"{name!r} is {function!r:.40}, not a function that scores completions.")
+        raise RewardDataError(f"{name!r} is {function!r:.40}, not a function; a {kind} is needed.")
     return function
 
 
@@ -134,23 +145,26 @@ def call_reward_functions(
 
 
 def combine_rewards(
-    per_function: Sequence[Sequence[float | None]], weights: Sequence[float] = ()
+    per_function: Sequence[Sequence[float | None]], weights: Sequence[float], row_ids: Sequence[int]
 ) -> list[float | None]:
     """Weighted sum over the functions that did not answer None, row by row; None where all did.
 
     Args:
         per_function: what `call_reward_functions` returns.
-        weights: one per function, 1 by default.
+        weights: one per function; none means 1 for each.
+        row_ids: one per row, to report rows by.
 
     Raises:
-        RewardDataError: the weights do not match the functions.
+        RewardDataError: the weights do not match the functions, or a sum is not finite.
     """
     weights = list(weights) or [1.0] * len(per_function)
     if len(weights) != len(per_function):
         raise RewardDataError(f"{len(weights)} reward weights for {len(per_function)} reward functions: one for each.")
     totals: list[float | None] = []
-    for scores in zip(*per_function, strict=True):
+    for row, *scores in zip(row_ids, *per_function, strict=True):
         given = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
+        if not math.isfinite(sum(given)):
+            raise RewardDataError(f"The weighted sum of rewards of row {row} is {sum(given)}: bound the rewards.")
         totals.append(sum(given) if given else None)
     return totals
 
@@ -194,7 +208,7 @@ def score_rows(
         columns={name: [row.extra.get(name) for row in rows] for name in rows[0].extra},
         row_ids=row_ids,
     )
-    return combine_rewards(scores, weights)
+    return combine_rewards(scores, weights, range(len(rows)) if row_ids is None else row_ids)
 
 
 def _as_given(part):
