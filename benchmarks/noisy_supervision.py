@@ -97,13 +97,16 @@ def run_grid(grid: Grid, results: Path, workplace: Workplace, jobs: int) -> None
     """
     pending = still_to_run(grid, read_results(results))
     print(f"{len(list(grid.runs()))} runs, {len(pending)} of them to make, {jobs} at a time")
-    prepare(workplace.unprepared(pending, grid), grid, workplace, jobs)
+    if unprepared := workplace.unprepared(pending, grid):
+        prepare(unprepared, grid, workplace, jobs)
     settings = {run: grid.settings(run) for run in pending}
     ended = in_parallel(pending, lambda run: workplace.start(run, settings[run]), jobs)
     with closing(ended), tqdm(total=len(pending), desc="runs", unit="run") as progress:
         for run, exit_status, seconds in ended:
             record = record_of(run, settings[run], workplace, exit_status, seconds)
             append_result(results, record)
+            if record["status"] == "ok":
+                workplace.drop_checkpoints(run)
             progress.update()
             progress.write(f"{run}: {_outcome(record)}, {seconds:.0f} s")
 

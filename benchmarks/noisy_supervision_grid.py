@@ -16,6 +16,7 @@ from modeling_dvpo.training.tasks import arithmetic, knowledge
 SHARED: dict[str, Any] = {
     "prompts_per_step": 16,
     "num_generations": 8,
+    "generation_batch_size": 256,
     "learning_rate": 1e-4,
     "logging_steps": 1,
 }

@@ -93,6 +93,10 @@ class Workplace:
         }
         return start_process([sys.executable, self.trainer, *as_arguments(flags)], self.log(run))
 
+    def drop_checkpoints(self, run: Run) -> None:
+        """Most of a run's size; the trained policy stays."""
+        shutil.rmtree(self.output(run) / "checkpoints", ignore_errors=True)
+
     def prepare(self, run: Run, preparation: dict[str, Any]) -> subprocess.Popen:
         data = self.data(run)
         script = Path(__file__).with_name("noisy_supervision_prepare.py")
@@ -228,7 +232,7 @@ def summary(lines: list[dict[str, Any]], run: Run, settings: dict[str, Any]) -> 
     if not training:
         raise ValueError("no line with a training reward in the metrics")
     return {
-        "samples": flags["max_steps"] * flags["prompts_per_step"] * flags["num_generations"],
+        "samples": int(training[-1]["samples"]),
         "learning_curve": [{"step": step, **accuracies} for step, accuracies in sorted(curve.items())],
         "final": curve[flags["max_steps"]],
         "training_curve": _training_curve(training, f"reward/{task.reward}"),

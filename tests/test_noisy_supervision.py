@@ -56,13 +56,14 @@ if flags["algorithm"] == ["ppo"] and flags["seed"] == ["1"]:
     sys.exit("the loss is not finite")
 assert os.environ["OMP_NUM_THREADS"] == "1"
 out = Path(flags["output_dir"][0])
-out.mkdir(parents=True)
+(out / "checkpoints").mkdir(parents=True)
 last, every = int(flags["max_steps"][0]), int(flags["eval_steps"][0])
 with (out / "metrics.jsonl").open("w") as file:
     for step in range(last + 1):
         line = {"step": step}
         if step:
-            line |= {"reward": 0.5, "reward/exact_reward": 0.1 * step, "kl": 0.01 * step, "seconds": 2.0}
+            line |= {"reward": 0.5, "reward/exact_reward": 0.1 * step, "kl": 0.01 * step}
+            line |= {"seconds": 2.0, "samples": 128 * step}
         if step % every == 0 or step == last:
             line |= {f"eval/{Path(p).stem}/exact_reward": 0.2 + 0.1 * step for p in flags["eval_dataset"]}
         file.write(json.dumps(line) + "\\n")
@@ -179,6 +180,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(workplace, tmp_path):
     noisy_supervision.run_grid(TWO_METHODS, results, workplace, jobs=2)
     records = read_results(results)
     assert set(records) == set(TWO_METHODS.runs())
+    assert not list(workplace.directory.rglob("checkpoints"))
     for run, found in records.items():
         if (run.method, run.seed) == ("ppo", 1):
             assert found["status"] == "failed"
@@ -187,10 +189,10 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(workplace, tmp_path):
         else:
             assert found["status"] == "ok"
             assert found["algorithm"] == run.method
-            assert found["samples"] == 4 * SHARED["prompts_per_step"] * SHARED["num_generations"]
+            assert found["samples"] == 4 * 128
             assert [line["step"] for line in found["learning_curve"]] == [0, 2, 4]
             assert found["final"] == pytest.approx(dict.fromkeys(TASK.domains, 0.6))
-            assert found["training_end"] == {"reward": 0.5, "reward/exact_reward": 0.4, "kl": 0.04, "seconds": 2.0}
+            assert found["training_end"].items() >= {"reward": 0.5, "reward/exact_reward": 0.4, "kl": 0.04}.items()
             assert found["seconds_per_step"] == 2.0
 
 
@@ -273,7 +275,10 @@ def test_the_training_curve_is_thinned_by_means():
     run = Run("dvpo", "flip=0", 0, "arithmetic")
     settings = dataclasses.replace(TWO_METHODS, max_steps=50).settings(run)
     lines = [{"step": step, **{f"eval/{d}/exact_reward": 0.5 for d in TASK.domains}} for step in (0, 50)]
-    lines += [{"step": s, "reward": s, "reward/exact_reward": 2 * s, "kl": s, "seconds": 1} for s in range(1, 51)]
+    lines += [
+        {"step": s, "reward": s, "reward/exact_reward": 2 * s, "kl": s, "seconds": 1, "samples": s}
+        for s in range(1, 51)
+    ]
     found = summary(lines, run, settings)
     assert len(found["training_curve"]) == 20
     assert found["training_curve"][0] == {"step": 2, "reward": 1.5, "clean_reward": 3.0}
