@@ -12,9 +12,9 @@ import torch
 from tiny_models import tiny_causal_lm
 from transformers import GenerationConfig
 
-from modeling_dvpo.training.config import ConfigError
+from modeling_dvpo.training.config import ConfigError, parse_config
 from modeling_dvpo.training.policy.generation import end_token_ids
-from modeling_dvpo.training.policy.prompts import Prompt
+from modeling_dvpo.training.policy.prompts import Prompt, PromptArguments
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, RolloutError, load_environment, roll_out
 from modeling_dvpo.training.policy.turns import turn_ids
 
@@ -233,6 +233,7 @@ def test_a_lora_policy_samples_with_its_adapter(policy, prompts, tiny_tokenizer)
     args = RolloutArguments(max_completion_length=12)
     found = [r.input_ids for r in roll_out(lora, tiny_tokenizer, prompts, args, greedy=True)]
     merged = copy.deepcopy(lora).merge_and_unload()
+    merged.generation_config = policy.generation_config
     assert found == [r.input_ids for r in roll_out(merged, tiny_tokenizer, prompts, args, greedy=True)]
     assert found != [r.input_ids for r in roll_out(policy, tiny_tokenizer, prompts, args, greedy=True)]
     assert base.generation_config is own
@@ -242,6 +243,7 @@ def test_settings_out_of_range_are_refused():
     for setting, message in [
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.1}, "top_p is 1.1; it must be between 0 and 1"),
         ({"top_k": -1}, "top_k is -1"),
         ({"min_p": 1.5}, "min_p is 1.5"),
         ({"max_turns": 0}, "max_turns is 0; it must be at least 1"),
@@ -250,6 +252,12 @@ def test_settings_out_of_range_are_refused():
     ]:
         with pytest.raises(ConfigError, match=message):
             RolloutArguments(**setting)
+
+
+def test_settings_are_read_beside_those_of_the_prompts():
+    given = ["--dataset", "a.jsonl", "--min_p", "0.1", "--stop_strings", "Q:", "###", "--num_generations", "4"]
+    _, args = parse_config((PromptArguments, RolloutArguments), given)
+    assert args == RolloutArguments(min_p=0.1, stop_strings=["Q:", "###"], num_generations=4)
 
 
 def test_the_tokens_of_a_conversation(policy, chats, tiny_tokenizer):
@@ -455,7 +463,7 @@ import torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from conftest import tiny_tokenizer
 from tiny_models import tiny_causal_lm
-from modeling_dvpo.training.policy.prompts import Prompt
+from modeling_dvpo.training.policy.prompts import Prompt, PromptArguments
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, roll_out
 
 dist.init_process_group("gloo")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -15,46 +14,35 @@ from transformers.generation import StopStringCriteria
 
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.distributed import sum_over_ranks, world_size
+from modeling_dvpo.training.run_arguments import option, require_at_least_one, require_between, require_positive
 
 
 class RolloutError(ValueError):
     """Rollouts that cannot be made; the message says what to change."""
 
 
-def _argument(default: Any, text: str) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(kw_only=True)
 class RolloutArguments:
     """How completions are sampled from the policy."""
 
-    num_generations: int = _argument(1, "Completions of each prompt: the size of a group.")
-    max_completion_length: int = _argument(
+    num_generations: int = option(1, "Completions of each prompt: the size of a group.")
+    max_completion_length: int = option(
         256, "Most tokens after the prompt: all turns of the policy and of the environment together."
     )
-    temperature: float = _argument(1.0, "Sampling temperature.")
-    top_p: float = _argument(1.0, "Share of the probability that is sampled from; 1 for all.")
-    top_k: int = _argument(0, "Number of tokens that are sampled from; 0 for all.")
-    min_p: float | None = _argument(None, "Least probability of a sampled token, as a share of the likeliest one's.")
-    stop_strings: list[str] = _argument([], "Texts that end a completion as an end token does; they stay in it.")
-    generation_batch_size: int = _argument(64, "Rows generated together.")
-    max_turns: int = _argument(8, "Most turns of the policy in a conversation with an environment.")
+    temperature: float = option(1.0, "Sampling temperature.")
+    top_p: float = option(1.0, "Share of the probability that is sampled from; 1 for all.")
+    top_k: int = option(0, "Number of tokens that are sampled from; 0 for all.")
+    min_p: float | None = option(None, "Least probability of a sampled token, as a share of the likeliest one's.")
+    stop_strings: list[str] = option([], "Texts that end a completion as an end token does; they stay in it.")
+    generation_batch_size: int = option(64, "Rows generated together.")
+    max_turns: int = option(8, "Most turns of the policy in a conversation with an environment.")
 
     def __post_init__(self):
-        for name in ("num_generations", "max_completion_length", "generation_batch_size", "max_turns"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature is {self.temperature}; sampling needs one above 0.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is {self.top_p}; it is a share of the probability, 0 < top_p <= 1.")
+        require_at_least_one(self, "num_generations", "max_completion_length", "generation_batch_size", "max_turns")
+        require_positive(self, "temperature", "top_p")
+        require_between(self, 0, 1, "top_p", *(["min_p"] if self.min_p is not None else []))
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; it is a number of tokens, or 0 for all of them.")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p is {self.min_p}; it is a share of the likeliest token's probability.")
         if "" in self.stop_strings:
             raise ConfigError("stop_strings has an empty text, which would end every completion: remove it.")
 

@@ -23,6 +23,7 @@ from modeling_dvpo.training.reward_checks import (
 from modeling_dvpo.training.reward_files import read_rows
 from modeling_dvpo.training.reward_rows import plain_messages, prompt_ids
 from modeling_dvpo.training.reward_turns import Messages
+from modeling_dvpo.training.run_arguments import option
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,6 @@ PROBLEMS = {
 }
 
 
-def _argument(default: Any, text: str) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(kw_only=True)
 class PromptArguments:
     """Where the prompts are and how they are to be read."""
@@ -58,20 +53,20 @@ class PromptArguments:
     dataset: str = field(
         metadata={"help": "A .jsonl/.json/.parquet/.csv file, a saved dataset, a folder of data files or a Hub name."}
     )
-    dataset_config: str | None = _argument(None, "Configuration name of the dataset, where it has several.")
-    dataset_split: str = _argument("train", "Split to train on; slices such as `train[:1000]` work.")
-    prompt_column: str = _argument(
+    dataset_config: str | None = option(None, "Configuration name of the dataset, where it has several.")
+    dataset_split: str = option("train", "Split to train on; slices such as `train[:1000]` work.")
+    prompt_column: str = option(
         "prompt", "Prompt: text, or a list of chat messages; without such a column, `messages` is used where it is."
     )
-    chat: bool = _argument(False, "Make a text prompt the user message of a chat.")
-    system_prompt: str | None = _argument(
+    chat: bool = option(False, "Make a text prompt the user message of a chat.")
+    system_prompt: str | None = option(
         None, "System message before every prompt that has none of its own; implies `chat`."
     )
-    tools_column: str = _argument("tools", "Tools for the chat template, where the column exists.")
-    max_prompt_length: int | None = _argument(None, "Longest prompt in tokens; what the model's context leaves.")
-    drop_long_prompts: bool = _argument(False, "Drop prompts that are too long instead of refusing the set.")
-    eval_dataset: list[str] = _argument([], "Held-out sets, in any of the forms of `dataset`.")
-    eval_split: str = _argument("train", "Split of each held-out set; a single file answers to any name.")
+    tools_column: str = option("tools", "Tools for the chat template, where the column exists.")
+    max_prompt_length: int | None = option(None, "Longest prompt in tokens; what the model's context leaves.")
+    drop_long_prompts: bool = option(False, "Drop prompts that are too long instead of refusing the set.")
+    eval_dataset: list[str] = option([], "Held-out sets, in any of the forms of `dataset`.")
+    eval_split: str = option("train", "Split of each held-out set; a single file answers to any name.")
 
     def __post_init__(self):
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
