@@ -99,7 +99,8 @@ def distributional_gae(
             tokens only.
         mask: `(B, T)` bool, action tokens; gaps, left and right padding allowed.
         gamma: discount per step, in [0, 1].
-        lam: λ in [0, 1], one number or `(B,)`, one per row (also where a row is packed).
+        lam: λ in [0, 1]: one number, `(B,)`, one per row, or `(B, T)`, the λ of each action token's sequence, for
+            packed rows; nothing is read where mask is false.
         bootstrap: `(B, M)` value of the state after a row's last action, zero (or `None`) where the row ended. For
             packed rows `(B, S, M)`: entry s belongs to the s-th segment, from the left, that has action tokens; S may
             exceed their number.
@@ -124,8 +125,9 @@ def distributional_gae(
     returns = values.index_select(0, following)
     returns[ends] = 0 if bootstrap is None else _bootstrap_of_chains(bootstrap, ends, mask.shape[1]).to(dtype)
 
-    lam = torch.as_tensor(lam, device=values.device).to(dtype).expand(len(mask))
-    keep = lam.repeat_interleave(mask.shape[1])[:, None].index_fill(0, ends, 0)
+    lam = torch.as_tensor(lam, device=values.device).to(dtype)
+    lam = (lam if lam.dim() == 2 else lam.expand(len(mask))[:, None]).expand(mask.shape)
+    keep = lam.reshape(-1, 1).index_fill(0, ends, 0)
     if target == "sampled":
         keep = torch.rand(values.shape, generator=generator, device=values.device, dtype=dtype).lt_(keep)
     # In place, because fresh memory costs more than the arithmetic: Z becomes r + γ (1 - keep) Z.
@@ -221,8 +223,11 @@ def _check_gae(rewards, quantiles, mask, gamma, lam, bootstrap, segment_ids, tar
     if rewards.shape != batch:
         raise ValueError(f"rewards must be {tuple(batch)} as quantiles are, got shape {tuple(rewards.shape)}.")
     _check_mask("mask", mask, batch, segment_ids)
-    if isinstance(lam, Tensor) and lam.shape not in ((), (batch[0],)):
-        raise ValueError(f"lam must be a number or ({batch[0]},), one per row, got shape {tuple(lam.shape)}.")
+    if isinstance(lam, Tensor) and lam.shape not in ((), (batch[0],), batch):
+        raise ValueError(
+            f"lam must be a number, ({batch[0]},), one per row, or {tuple(batch)}, one per token, got shape "
+            f"{tuple(lam.shape)}."
+        )
     for name, value in (("gamma", gamma), ("lam", lam)):
         if not bool(torch.all((torch.as_tensor(value) >= 0) & (torch.as_tensor(value) <= 1))):
             raise ValueError(f"{name} must lie in [0, 1], got {value!r}.")

@@ -1,7 +1,5 @@
 """From a name to the critic to train, and from the trained critic to a directory that says how it was made."""
 
-import os
-import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -15,12 +13,10 @@ from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.critic_loading import HEAD_SETTINGS
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.critic_step import monte_carlo_targets
-from modeling_dvpo.training.distributed import barrier, is_main
+from modeling_dvpo.training.distributed import is_main
 from modeling_dvpo.training.packing import RewardCollator
+from modeling_dvpo.training.saving import write_whole
 from modeling_dvpo.training.tracking import without_nan
-
-PARTIAL = ".partial"
-
 
 # What a critic's values mean; a critic that goes on under another meaning has to unlearn.
 MEANING = ("gamma", "lam", "returns", "target", "kl_in_reward", "reward_source")
@@ -120,20 +116,12 @@ def save_critic(critic, tokenizer, directory, *, step: int, report: dict | None)
     Args:
         report: held-out metrics of these weights, kept in the config.
     """
-    directory = Path(directory)
-    partial = directory.with_name(directory.name + PARTIAL)
     evaluation = without_nan(report) if report else None
     critic.config.critic_training = {**critic.config.critic_training, "step": step, "evaluation": evaluation}
-    if is_main():
-        shutil.rmtree(partial, ignore_errors=True)
-    barrier()
-    critic.save_pretrained(partial)
-    if is_main():
-        tokenizer.save_pretrained(partial)
-        old = directory.with_name(directory.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if directory.exists():
-            os.rename(directory, old)
-        os.rename(partial, directory)
-        shutil.rmtree(old, ignore_errors=True)
-    barrier()
+
+    def write(partial: Path) -> None:
+        critic.save_pretrained(partial)
+        if is_main():
+            tokenizer.save_pretrained(partial)
+
+    write_whole(directory, write)

@@ -162,6 +162,7 @@ class RewardCollator:
     Args:
         packing: packed layout `(1, L)`; otherwise padded `(B, T)`.
         pad_token_id: what fills the padded layout; not needed for the packed one.
+        token_columns: names of further float32 columns with a number a token, laid out as rewards are.
 
     Calling it with rows (dicts with `input_ids`, `completion_mask`, `rewards`, `row_id`, `truncated`) returns
 
@@ -174,39 +175,42 @@ class RewardCollator:
         row_id           (R,)              int64, one per row, in layout order
         truncated        (R,)              bool, one per row
 
-    With `filler=True` the mask and the rewards are cleared.
+    With `filler=True` the mask, the rewards and the further columns are cleared.
     """
 
-    def __init__(self, *, packing: bool, pad_token_id: int | None = None):
+    def __init__(self, *, packing: bool, pad_token_id: int | None = None, token_columns: Sequence[str] = ()):
         if not packing and pad_token_id is None:
             raise ValueError(
                 "pad_token_id is None, and the padded layout needs one: set `tokenizer.pad_token` "
                 "(the end token will do, padding is masked), or use the packed layout."
             )
         self.packing, self.pad_token_id = packing, pad_token_id
+        self.float_columns = ("rewards", *token_columns)
 
     def __call__(self, rows: Sequence[dict[str, Any]], *, filler: bool = False) -> dict[str, torch.Tensor]:
         tokens = [torch.as_tensor(row["input_ids"], dtype=torch.long) for row in rows]
         masks = [torch.as_tensor(row["completion_mask"], dtype=torch.bool) for row in rows]
-        rewards = [torch.as_tensor(row["rewards"], dtype=torch.float32) for row in rows]
+        floats = {
+            name: [torch.as_tensor(row[name], dtype=torch.float32) for row in rows] for name in self.float_columns
+        }
         if self.packing:
             batch = {
                 "input_ids": torch.cat(tokens)[None],
                 "position_ids": torch.cat([torch.arange(len(row)) for row in tokens])[None],
                 "segment_ids": torch.cat([torch.full_like(row, place) for place, row in enumerate(tokens)])[None],
                 "completion_mask": torch.cat(masks)[None],
-                "rewards": torch.cat(rewards)[None],
+                **{name: torch.cat(column)[None] for name, column in floats.items()},
             }
         else:
             batch = {
                 "input_ids": _pad(tokens, self.pad_token_id),
                 "attention_mask": _pad([torch.ones_like(row) for row in tokens], 0),
                 "completion_mask": _pad(masks, False),
-                "rewards": _pad(rewards, 0.0),
+                **{name: _pad(column, 0.0) for name, column in floats.items()},
             }
         if filler:
-            batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
-            batch["rewards"] = torch.zeros_like(batch["rewards"])
+            for name in ("completion_mask", *self.float_columns):
+                batch[name] = torch.zeros_like(batch[name])
         batch["row_id"] = torch.tensor([int(row.get("row_id", place)) for place, row in enumerate(rows)])
         batch["truncated"] = torch.tensor([bool(row.get("truncated", False)) for row in rows])
         return batch

@@ -32,12 +32,13 @@ class RunLog:
         """
         self.opened = True
         if self.active:
-            self.path = Path(output_dir) / "metrics.jsonl"
-            lines = _whole_lines(self.path) if self.start_step else []
-            done = [line for line in lines if json.loads(line)["step"] <= self.start_step]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(done))
-            partial.replace(self.path)
+            self.folder = Path(output_dir)
+            for path in {self.folder / "metrics.jsonl", *self.folder.glob("*.jsonl")}:
+                lines = _whole_lines(path) if self.start_step else []
+                done = [line for line in lines if json.loads(line)["step"] <= self.start_step]
+                partial = path.with_suffix(".partial")
+                partial.write_text("".join(done))
+                partial.replace(path)
             self.trackers = [_start_tracker(name, output_dir, settings) for name in report_to]
 
     def step(self, step: int, shown: dict[str, float]) -> None:
@@ -50,10 +51,20 @@ class RunLog:
         """Append one line, and send it to the trackers."""
         if not self.active:
             return
-        with self.path.open("a") as file:
+        with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **without_nan(metrics)}) + "\n")
         for tracker in self.trackers:
             tracker.log(metrics, step=step)
+
+    def write_table(self, name: str, step: int, rows: list[dict]) -> None:
+        """Append rows of equal keys to `{name}.jsonl`, and send them to the trackers that take tables."""
+        if not self.active or not rows:
+            return
+        with (self.folder / f"{name}.jsonl").open("a") as file:
+            file.writelines(json.dumps({"step": step, **row}) + "\n" for row in rows)
+        for tracker in self.trackers:
+            if hasattr(tracker, "log_table"):
+                tracker.log_table(name, columns=list(rows[0]), data=[list(row.values()) for row in rows], step=step)
 
     def say(self, text: str) -> None:
         if self.active:
