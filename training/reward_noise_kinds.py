@@ -130,10 +130,10 @@ class Flip(_Random):
 class _OneSided(_Random):
     def corrupt(self, samples: list[Scored]) -> list[float]:
         if samples and not any(sample.reward in (self.low, self.high) for sample in samples):
-            warnings.warn(
-                f"Reward noise {self.spec!r} does nothing to rewards such as {samples[0].reward:g}: it changes those "
-                f"that equal low={self.low:g} or high={self.high:g}. Set low and high to what the verifier gives.",
-                stacklevel=2,
+            warnings.warn(  # the same words every time, so that they are shown once
+                f"Reward noise {self.spec!r} changes rewards that equal low={self.low:g} or high={self.high:g}, and a "
+                "batch had none. Set low and high to what the verifier gives, and put it before what adds to rewards.",
+                stacklevel=3,
             )
         return super().corrupt(samples)
 
