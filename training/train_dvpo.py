@@ -347,7 +347,7 @@ class PolicyRun:
         return mini_batches
 
     def evaluate(self) -> tuple[dict[str, float], list[dict]]:
-        """Clean rewards on each held-out set, and a few completions of each; the training's randomness is untouched."""
+        """Clean rewards on each held-out set, and a few completions of each; randomness of training is untouched."""
         metrics, shown = {}, []
         temperature = self.args.eval_temperature
         rollout_args = replace(self.rollout_args, temperature=temperature or self.rollout_args.temperature)
