@@ -112,7 +112,7 @@ class Task:
 _PROMPTS = {"train_prompts": 4000, "eval_prompts": 200}
 
 TASKS = {
-    "arithmetic": Task(arithmetic, {"max_completion_length": 64}, {"num_steps": 800, "carelessness": 0.2, **_PROMPTS}),
+    "arithmetic": Task(arithmetic, {"max_completion_length": 64}, {"num_steps": 800, "carelessness": 0.3, **_PROMPTS}),
     "knowledge": Task(knowledge, {"max_completion_length": 48}, {"num_steps": 800, "carelessness": 0.3, **_PROMPTS}),
 }
 
@@ -139,8 +139,8 @@ class Grid:
     noises: Sequence[str]
     seeds: Sequence[int]
     tasks: Sequence[str] = ("arithmetic",)
-    max_steps: int = 100
-    eval_steps: int = 20
+    max_steps: int = 150
+    eval_steps: int = 25
     preparation: dict[str, Any] = field(default_factory=dict)
     """Changes to what a task says of its policy and prompts, for short runs."""
 
@@ -215,6 +215,7 @@ GRIDS = {
         ("flip=0", "flip=0.2"),
         range(1),
         max_steps=40,
-        preparation={"num_steps": 400, "eval_prompts": 100},
+        eval_steps=20,
+        preparation={"eval_prompts": 100},
     ),
 }
