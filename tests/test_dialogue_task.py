@@ -10,21 +10,24 @@ from modeling_dvpo.training.tasks.dialogue import (
     CHAT_TEMPLATE,
     DOMAINS,
     SPECIAL_TOKENS,
+    STUDY_DOMAINS,
     WORDS,
     Goal,
     action_completion,
     demonstration,
+    demonstrations,
     distinct_goals,
     environment,
     generate_goals,
     goal_completion,
     graded_reward,
     prompt_rows,
+    stated_answer,
     task_completion,
 )
 from modeling_dvpo.training.tasks.dialogue_goals import SERVICES, VALUES
 from modeling_dvpo.training.tasks.dialogue_user import EXTRA_QUESTIONS
-from modeling_dvpo.training.tasks.imitation import build_tokenizer, conversation_demonstration
+from modeling_dvpo.training.tasks.imitation import build_tokenizer, conversation_demonstration, imitation_batch
 from modeling_dvpo.training.tasks.problem_streams import is_held_out
 
 RATES = (task_completion, action_completion, goal_completion)
@@ -170,6 +173,14 @@ def test_rewards_pair_each_conversation_with_its_own_goal():
         task_completion(prompts, completions[:1], columns)
 
 
+def test_stated_answer_is_the_last_turns_booking_in_any_order():
+    said = stated_answer("ask people\nbook hotel;people=3;day=sat")
+    assert said == stated_answer("book hotel;day=sat;people=3") == ("hotel", ("day", "sat"), ("people", "3"))
+    assert said != stated_answer("book hotel;day=sun;people=3")
+    for text in ("book hotel;day=sat\nask people", "", "book hotel;day", "book hotel;day=sat;day=sun", "book bar"):
+        assert stated_answer(text) is None
+
+
 # --- the expert
 
 
@@ -270,6 +281,26 @@ def test_texts_are_short_and_made_of_the_tasks_tokens_alone():
     assert tokenizer.tokenize(text) == opened.split()
     actions = [text for text, is_action in conversation_demonstration(demonstration(HOTEL), tokenizer) if is_action]
     assert actions == ["ask people", "ask stars", "book hotel;day=sat;people=3;stars=4"]
+
+
+def test_template_renders_a_turn_the_same_alone_and_within_a_conversation():
+    tokenizer = build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
+    conversation = demonstration(HOTEL)
+    whole = tokenizer.apply_chat_template(conversation, tokenize=False)
+    assert whole.count("<eos>") == len(conversation) == 6
+    for turn in (1, 3, 5):
+        before = tokenizer.apply_chat_template(conversation[:turn], tokenize=False, add_generation_prompt=True)
+        assert before.endswith("<eos><assistant>") and whole.startswith(before + conversation[turn]["content"])
+
+
+def test_demonstrations_are_of_the_training_side_and_fit_the_tokenizer():
+    tokenizer = build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
+    shown = list(itertools.islice(demonstrations(seed=0, domain=STUDY_DOMAINS), 200))
+    assert tokenizer.unk_token_id not in imitation_batch(shown, tokenizer)["input_ids"]
+    openings = [text.removeprefix("<user>").partition("<eos>")[0] for (text, _), *_ in shown]
+    assert not any(map(is_held_out, openings))
+    assert {opening.count(";") for opening in openings} == {2, 3, 4, 5}
+    assert all(segments[-1][1] and segments[-1][0].startswith("book ") for segments in shown)
 
 
 # --- errors

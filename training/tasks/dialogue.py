@@ -16,12 +16,14 @@ domains. We found no published definitions of its rates or its dialogues: these 
 """
 
 import random
+from collections.abc import Iterator, Sequence
 
 from modeling_dvpo.training.tasks.dialogue_goals import (
     ASK,
     BOOK,
     CHARACTERS,
     DOMAINS,
+    STUDY_DOMAINS,
     WORDS,
     Goal,
     distinct_goals,
@@ -30,22 +32,26 @@ from modeling_dvpo.training.tasks.dialogue_goals import (
     prompt_rows,
 )
 from modeling_dvpo.training.tasks.dialogue_user import conversations, environment, read_booking, told
+from modeling_dvpo.training.tasks.imitation import Demonstration, build_tokenizer, conversation_demonstration
 
 __all__ = [
     "CHARACTERS",
     "CHAT_TEMPLATE",
     "DOMAINS",
     "SPECIAL_TOKENS",
+    "STUDY_DOMAINS",
     "WORDS",
     "Goal",
     "action_completion",
     "demonstration",
+    "demonstrations",
     "distinct_goals",
     "environment",
     "generate_goals",
     "goal_completion",
     "graded_reward",
     "prompt_rows",
+    "stated_answer",
     "task_completion",
 ]
 
@@ -82,12 +88,29 @@ def demonstration(goal: Goal, carelessness: float = 0.0, rng: random.Random | No
     return [opening, *completion, {"role": "assistant", "content": f"{BOOK}{statement}"}]
 
 
+def demonstrations(
+    *, seed: int, domain: str | Sequence[str] = "in_domain", carelessness: float = 0.2
+) -> Iterator[Demonstration]:
+    """An endless stream of goals of the training side as somebody careless goes about them, to be imitated."""
+    tokenizer = build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
+    slips = random.Random(seed)
+    for goal in generate_goals(seed=seed, domain=domain):
+        yield conversation_demonstration(demonstration(goal, carelessness, slips), tokenizer)
+
+
 def _booked(goal: Goal, slot: str, value: str, carelessness: float, rng: random.Random | None) -> str:
     before = goal.told.get(slot)
     slip = carelessness / 10 if before == value else carelessness
     if not slip or rng.random() >= slip:
         return value
     return before if before not in (None, value) else other_value(slot, value, rng)
+
+
+def stated_answer(text: str) -> tuple | None:
+    """The booking that an assistant's turns, each on a line of its own, end with: equal for equal bookings, whichever
+    order the slots are in. None where the last turn is no booking."""
+    booking = read_booking(text.rpartition("\n")[2])
+    return booking and (booking[0], *sorted(booking[1].items()))
 
 
 def task_completion(prompts: list, completions: list, goal: list[str], **columns) -> list[float]:

@@ -63,6 +63,10 @@ DOMAINS = {
 """`in_domain` is what a policy imitates; the others are for measuring how far it generalises. Of these,
 only `more_corrections` can come upon an opening of `in_domain`, its held-out side never upon one trained on."""
 
+STUDY_DOMAINS = tuple(DOMAINS)
+"""Reinforcement learning on the first is measured on the others; a policy that imitates them all has something to
+lose in each. One that imitates `in_domain` alone books three slots where more are wanted."""
+
 
 @dataclass(frozen=True)
 class Goal:
