@@ -59,7 +59,8 @@ minutes. The others are for measuring how far a policy generalises. `more_produc
 
 STUDY_DOMAINS = ("single_digits", "two_digits", "digit_products", "many_digits")
 """A policy that imitates them all has something to lose in each: reinforcement learning on the first, which shares no
-prompt with the others, is measured on the others."""
+prompt with the others, is measured on the others. After 800 steps of `imitation.train_policy` (carelessness 0.3, seed
+0) sampled answers are right for 66, 63, 54 and 48 % of 400 held-out prompts, greedy ones for 91 to 100 %."""
 
 
 @dataclass(frozen=True)
