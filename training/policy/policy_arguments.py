@@ -50,6 +50,7 @@ class PolicyCriticArguments:
     critic_target: str = option("index", "Target returns for lambda < 1: index (the paper's) or sampled.")
     critic_learning_rate: float = option(1e-5, "Peak rate of the critic's body or adapter.")
     heads_learning_rate: float | None = option(None, "Peak rate of its heads; 10 times critic_learning_rate.")
+    num_critic_epochs: int | None = option(None, "Its passes over a step's completions; by default num_epochs.")
     critic_warmup_steps: int = option(0, "First steps that update the critic only.")
 
     def __post_init__(self):
@@ -58,6 +59,8 @@ class PolicyCriticArguments:
             self.heads_learning_rate = 10 * self.critic_learning_rate
         require_choice(self, critic_trainable=(*TRAINABLE, "none"), critic_target=("index", "sampled"))
         require_between(self, 0, 1, "critic_lam")
+        if self.num_critic_epochs is not None:
+            require_at_least_one(self, "num_critic_epochs")
         require_not_negative(self, "critic_learning_rate", "heads_learning_rate", "critic_warmup_steps")
 
 

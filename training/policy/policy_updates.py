@@ -59,6 +59,7 @@ class PolicyUpdates:
         self.args, self.algorithm = args, ALGORITHMS[args.algorithm]
         self.loss_config = CriticLossConfig.from_dict({**self.algorithm.critic_loss, **critic_args.critic_loss})
         self.critic_lam, self.critic_target = critic_args.critic_lam, critic_args.critic_target
+        self.critic_epochs = critic_args.num_critic_epochs or args.num_epochs
         self.measure = risk_measure(args.risk_measure, args.risk_level)
         self.uses_reference = args.kl != "none" and args.kl_coef > 0
         self.temperature, self.max_completion_length, self.seed = temperature, max_completion_length, seed
@@ -138,12 +139,14 @@ class PolicyUpdates:
     def learn(self, mini_batches: list[MiniBatch], *, step: int, policy_learns: bool) -> dict[str, float]:
         """All updates of a step; the metrics are means over the updates."""
         found: dict[str, list[float]] = {}
-        for epoch in range(self.args.num_epochs):
+        policy_epochs = self.args.num_epochs if policy_learns else 0
+        critic_epochs = self.critic_epochs if self.critic_learner else 0
+        for epoch in range(max(policy_epochs, critic_epochs)):
             order = list(mini_batches)
             random.Random(f"{self.seed} {step} {epoch}").shuffle(order)
             for mini_batch in order:
-                metrics = self._update_critic(mini_batch, step) if self.critic_learner else {}
-                if policy_learns:
+                metrics = self._update_critic(mini_batch, step) if epoch < critic_epochs else {}
+                if epoch < policy_epochs:
                     metrics |= self._update_policy(mini_batch, step)
                 for name, value in metrics.items():
                     found.setdefault(name, []).append(value)
