@@ -148,10 +148,8 @@ def critic_advantages(
     ensemble = quantiles.mean(-2)
     options = {"gamma": gamma, "segment_ids": segment_ids}
     if pessimistic:
-        heads = quantiles.mean(-1)
-        shortfall = (heads.amin(-1) - heads.mean(-1))[..., None]
         zeros = torch.zeros_like(rewards)
-        _, following = distributional_gae(zeros, shortfall, mask, lam=0.0, **options)  # γ x(s_{t+1})
+        _, following = distributional_gae(zeros, _shortfall(quantiles), mask, lam=0.0, **options)  # γ x(s_{t+1})
         rewards = rewards + following[..., 0]
     atoms, end = ensemble, bootstrap
     if measure is expectation:  # GAE is linear: its mean is GAE on the mean
@@ -167,8 +165,19 @@ def critic_advantages(
     return advantages, returns
 
 
+def _shortfall(quantiles: Tensor) -> Tensor:
+    """min_i V_i - V of each state: (..., N, M) -> (..., 1)."""
+    heads = quantiles.mean(-1)
+    return (heads.amin(-1) - heads.mean(-1))[..., None]
+
+
 def bootstrap_quantiles(
-    quantiles: Tensor, mask: Tensor, truncated: Tensor, segment_ids: Tensor | None = None
+    quantiles: Tensor,
+    mask: Tensor,
+    truncated: Tensor,
+    segment_ids: Tensor | None = None,
+    *,
+    pessimistic: bool = False,
 ) -> Tensor:
     """The ensemble's quantiles after the last token of each truncated completion; 0 for those that ended.
 
@@ -177,12 +186,13 @@ def bootstrap_quantiles(
         mask: (B, T) action tokens.
         truncated: (R,) bool, one per row, in the order of the layout.
         segment_ids: (B, T) of packed rows.
+        pessimistic: move the ensemble's mean to that of its worst head, as in `critic_advantages`.
 
     Returns:
         (B, M), or (1, R, M) for packed rows: `bootstrap` of `distributional_gae`.
     """
-    ensemble, num_tokens = quantiles.mean(-2), mask.shape[1]
-    positions = torch.arange(num_tokens, device=mask.device)
+    ensemble = quantiles.mean(-2) + (_shortfall(quantiles) if pessimistic else 0)
+    positions = torch.arange(mask.shape[1], device=mask.device)
     if segment_ids is None:
         last = torch.where(mask, positions, 0).amax(1)
         return ensemble[torch.arange(len(mask), device=mask.device), last] * truncated[:, None]

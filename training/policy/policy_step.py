@@ -11,12 +11,18 @@ ENTROPY_CHUNK = 1024  # action tokens
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Switch every dropout off, in place: the ratio of new to old probabilities must measure the update alone."""
+    """Switch every dropout off, in place, and the noise some routers add to their inputs: the ratio of new to old
+    probabilities must measure the update alone.
+
+    Families keep rates of functional dropout under many names (`attention_dropout`, `resid_pdrop`, `layerdrop` ...).
+    The config keeps what it says.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(module, name, 0.0)
 
 
 def action_log_probs(

@@ -108,7 +108,9 @@ class PolicyUpdates:
         truncated = batch["truncated"]
         adaptive = args.length_adaptive_lam
         lam = args.lam if adaptive is None else length_adaptive_lam(batch["lengths"], adaptive)
-        bootstrap = bootstrap_quantiles(output, mask, truncated, segments) if args.bootstrap_truncated else None
+        pessimistic, bootstrap = self.algorithm.pessimistic, None
+        if args.bootstrap_truncated:
+            bootstrap = bootstrap_quantiles(output, mask, truncated, segments, pessimistic=pessimistic)
         batch["advantages"], batch["returns"] = critic_advantages(
             batch["rewards"],
             quantiles,
@@ -118,7 +120,7 @@ class PolicyUpdates:
             critic_lam=self.critic_lam,
             critic_target=self.critic_target,
             measure=self.measure,
-            pessimistic=self.algorithm.pessimistic,
+            pessimistic=pessimistic,
             bootstrap=bootstrap,
             segment_ids=segments,
         )
