@@ -142,3 +142,34 @@ def critic_terms(quantiles: Tensor, returns: Tensor, mask: Tensor, config, num_i
 
 def variance(x: Tensor) -> Tensor:
     return ((x - x.mean()) ** 2).mean()
+
+
+def policy_loss(
+    rows, *, temperature, aggregation, clip_low, clip_high, kl_coef, entropy_coef, max_completion_length
+) -> Tensor:
+    """Clipped policy loss of a whole update, token by token; differentiable in the rows' logits.
+
+    rows: dicts of `logits` (T, V), `input_ids`, `mask`, `advantages`, `old` and `reference` log-probabilities (T,).
+    """
+    loss, num_tokens = torch.zeros(()).double(), sum(int(row["mask"].sum()) for row in rows)
+    for row in rows:
+        actions = row["mask"].nonzero()[:, 0].tolist()
+        for t in actions:
+            weight = {
+                "token": 1 / num_tokens,
+                "sequence": 1 / len(actions) / len(rows),
+                "constant": 1 / max_completion_length / len(rows),
+            }[aggregation]
+            log_probs = (row["logits"][t - 1].double() / temperature).log_softmax(-1)
+            log_prob, advantage = log_probs[row["input_ids"][t]], float(row["advantages"][t])
+            ratio = (log_prob - float(row["old"][t])).exp()
+            if advantage > 0 and ratio > 1 + clip_high:
+                gain = (1 + clip_high) * advantage
+            elif advantage < 0 and ratio < 1 - clip_low:
+                gain = (1 - clip_low) * advantage
+            else:
+                gain = ratio * advantage
+            x = log_prob - float(row["reference"][t])
+            entropy = -sum(p.exp() * p for p in log_probs)
+            loss = loss + weight * (kl_coef * ((-x).exp() - 1 + x) - gain - entropy_coef * entropy)
+    return loss

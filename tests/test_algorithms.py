@@ -213,7 +213,7 @@ class TestBootstrap:
         return torch.cat([self.mask[0, :4], self.mask[1]])[None]
 
     def test_by_hand(self):
-        """Read after the action at 2, not at the row's end: (2, 20) and (4, 24) make (3, 22); a row that ended has 0."""
+        """Read after the action at 2, not at the row's end: (2, 20), (4, 24) make (3, 22); a row that ended has 0."""
         expected = torch.tensor([[3.0, 22.0], [0.0, 0.0]])
         assert_close(bootstrap_quantiles(self.padded_output, self.mask, self.truncated), expected)
         packed = bootstrap_quantiles(self.packed_output, self.packed_mask, self.truncated, self.segments)
@@ -243,7 +243,8 @@ class TestBootstrap:
             segment_ids=segments,
         )
         # before token 2: (1, 10), (3, 14) -> (2, 12); δ = (1.5 - 2, 11 - 12)
-        assert_close(returns[0, 2], torch.tensor([1.5, 11.0])) and assert_close(advantages[0, 2], torch.tensor(-0.75))
+        assert_close(returns[0, 2], torch.tensor([1.5, 11.0]))
+        assert_close(advantages[0, 2], torch.tensor(-0.75))
         assert_close(returns[0, 1], torch.tensor([0.75, 5.5]))
         # row 1 ended: its reward and nothing after it
         assert_close(returns[0 if packed else 1, -1], torch.tensor([7.0, 7.0]))

@@ -30,8 +30,7 @@ def action_log_probs(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each action token under the distribution it was sampled from, logits / temperature.
 
-    Logits are computed for the states before actions only: exactly those of packed rows, from the first to the last
-    of padded ones.
+    Logits are computed for the states before actions only; of padded rows, wherever any of them acts.
 
     Args:
         batch: a collated batch.
@@ -45,8 +44,6 @@ def action_log_probs(
     emitted = mask.any(0).nonzero()[:, 0]
     if not len(emitted):  # a filler: one state, for the sake of the graph
         emitted = torch.ones(1, dtype=torch.long, device=mask.device)
-    elif "segment_ids" not in batch:
-        emitted = torch.arange(int(emitted[0]), int(emitted[-1]) + 1, device=mask.device)
     states = emitted - 1
     if "logits_to_keep" in inspect.signature(policy.forward).parameters:
         logits = policy(**inputs, use_cache=False, logits_to_keep=states).logits
@@ -56,8 +53,6 @@ def action_log_probs(
     logits, tokens = logits[kept].float() / temperature, input_ids[:, emitted][kept]
     normalizer = logits.logsumexp(-1)
     log_probs = logits.gather(-1, tokens[:, None])[:, 0] - normalizer
-    if not len(tokens):
-        log_probs = log_probs + 0 * logits.sum()
     entropy = None
     if with_entropy:
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
