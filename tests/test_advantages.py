@@ -94,6 +94,41 @@ def test_packing_changes_nothing():
         torch.testing.assert_close(one.reshape(2, 20, 5), other)
 
 
+@pytest.mark.parametrize("target", ["index", "sampled"])
+def test_a_lambda_per_token_is_the_rows_lambda(target):
+    """Constant within a row it is λ per row; what stands outside the mask is not used."""
+    rewards, quantiles, mask, bootstrap = rollout()
+    lam = torch.tensor([0.0, 0.7, 1.0])
+    options = {"gamma": 0.9, "bootstrap": bootstrap, "target": target}
+    by_row, by_token = (
+        distributional_gae(rewards, quantiles, mask, lam=each, generator=torch.Generator().manual_seed(0), **options)
+        for each in (lam, torch.where(mask, lam[:, None], 0.3))
+    )
+    for one, other in zip(by_token, by_row, strict=True):
+        torch.testing.assert_close(one, other)
+    constant = distributional_gae(
+        rewards, quantiles, mask, lam=0.7, generator=torch.Generator().manual_seed(0), **options
+    )
+    assert not torch.equal(constant[1][0], by_row[1][0])
+
+
+def test_packed_rows_with_a_lambda_each_equal_the_rows_alone():
+    rewards, quantiles, mask, bootstrap = rollout(2, 20)
+    lam = torch.tensor([0.2, 0.9])
+    packed = distributional_gae(
+        rewards.reshape(1, 40), quantiles.reshape(1, 40, 5), mask.reshape(1, 40), gamma=0.9,
+        bootstrap=bootstrap[None], segment_ids=torch.arange(2).repeat_interleave(20)[None],
+        lam=lam.repeat_interleave(20)[None],
+    )  # fmt: skip
+    for row in range(2):
+        alone = distributional_gae(
+            *(x[row : row + 1] for x in (rewards, quantiles, mask)), gamma=0.9, lam=lam[row].item(),
+            bootstrap=bootstrap[row : row + 1],
+        )  # fmt: skip
+        for one, other in zip(packed, alone, strict=True):
+            torch.testing.assert_close(one[:, 20 * row : 20 * row + 20], other)
+
+
 @pytest.mark.parametrize("left", [0, 3])
 @pytest.mark.parametrize("target", ["index", "sampled"])
 def test_padding_changes_nothing_even_if_it_holds_nan(left, target):
@@ -255,7 +290,10 @@ NAN = torch.full((2, 4, 3), float("nan"))
             "non-zero entry at row 0, token 1, where mask is",
         ),
         ({"quantiles": NAN}, "not finite"),
-        ({"lam": torch.ones(3)}, r"lam must be a number or \(2,\), one per row, got shape \(3,\)"),
+        (
+            {"lam": torch.ones(3)},
+            r"lam must be a number, \(2,\), one per row, or \(2, 4\), one per token, got shape \(3,\)",
+        ),
         ({"lam": 1.5}, r"lam must lie in \[0, 1\], got 1.5"),
         ({"gamma": -0.1}, r"gamma must lie in \[0, 1\]"),
         ({"target": "mean"}, "target must be 'index' or 'sampled', got 'mean'"),

@@ -163,6 +163,19 @@ class TestCollator:
         assert torch.equal(batch["input_ids"], filler["input_ids"])
         assert not filler["completion_mask"].any() and not filler["rewards"].any()
 
+    @pytest.mark.parametrize("packing", [True, False])
+    def test_further_columns_are_laid_out_as_rewards_are(self, packing):
+        """Numbers a token, whole ones and lists too; a filler has none of them."""
+        rows = [{**row, "weights": row["rewards"], "ranks": list(range(len(row["input_ids"])))} for row in self.rows]
+        collator = RewardCollator(packing=packing, pad_token_id=0, token_columns=("weights", "ranks"))
+        batch, filler = collator(rows), collator(rows, filler=True)
+        assert torch.equal(batch["weights"], batch["rewards"]) and batch["ranks"].dtype == torch.float32
+        ranks = [[0, 1, 2, 0, 1, 2, 3, 4]] if packing else [[0, 1, 2, 0, 0], [0, 1, 2, 3, 4]]
+        assert batch["ranks"].tolist() == ranks
+        for name in ("weights", "ranks"):
+            assert filler[name].shape == batch[name].shape and not filler[name].any()
+        assert "weights" not in RewardCollator(packing=packing, pad_token_id=0)(rows)
+
     def test_padding_needs_a_pad_token(self):
         with pytest.raises(ValueError, match="set `tokenizer.pad_token`"):
             RewardCollator(packing=False)

@@ -6,8 +6,8 @@ from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.tracking import RunLog, check_trackers, without_nan
 
 
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def lines(folder, name="metrics"):
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
 def open_log(folder, *, start_step=0, report_to=(), settings=None):
@@ -41,6 +41,46 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
     log = open_log(tmp_path, start_step=2)
     log.write(3, {"loss": 30.0})
     assert lines(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
+
+
+def test_tables(tmp_path):
+    log = open_log(tmp_path)
+    log.write_table("completions", 2, [{"prompt": "2 + 3", "right": 1.0}, {"prompt": "4 + 4", "right": None}])
+    log.write_table("completions", 4, [{"prompt": "é", "right": 0.0}])
+    log.write_table("completions", 5, [])
+    assert lines(tmp_path, "completions") == [
+        {"step": 2, "prompt": "2 + 3", "right": 1.0},
+        {"step": 2, "prompt": "4 + 4", "right": None},
+        {"step": 4, "prompt": "é", "right": 0.0},
+    ]
+    assert not lines(tmp_path)
+
+
+def test_a_table_reaches_the_trackers_that_take_tables(tmp_path):
+    class Tracker:
+        def __init__(self):
+            self.tables = []
+
+        def log_table(self, name, **table):
+            self.tables.append((name, table))
+
+    log, tracker = open_log(tmp_path), Tracker()
+    log.trackers = [object(), tracker]
+    log.write_table("completions", 2, [{"a": 1, "b": 2}, {"a": 3, "b": 4}])
+    assert tracker.tables == [("completions", {"columns": ["a", "b"], "data": [[1, 2], [3, 4]], "step": 2})]
+
+
+def test_a_resumed_log_trims_its_tables_too(tmp_path):
+    log = open_log(tmp_path)
+    for step in (0, 2, 4):
+        log.write_table("completions", step, [{"a": step}, {"a": -step}])
+    with (tmp_path / "completions.jsonl").open("a") as file:
+        file.write('{"step": 4, "a')
+    open_log(tmp_path, start_step=2)
+    assert [(line["step"], line["a"]) for line in lines(tmp_path, "completions")] == [(0, 0), (0, 0), (2, 2), (2, -2)]
+    open_log(tmp_path)
+    assert not lines(tmp_path, "completions"), "a run from the start keeps nothing of an earlier try"
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_log_from_the_start_keeps_nothing_of_an_earlier_try(tmp_path):

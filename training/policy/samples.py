@@ -7,6 +7,7 @@ import torch
 
 from modeling_dvpo.training.packing import RewardCollator
 from modeling_dvpo.training.policy.rollouts import Rollout
+from modeling_dvpo.training.reward_checks import RewardDataError
 from modeling_dvpo.training.reward_noise import corrupt
 from modeling_dvpo.training.reward_scoring import call_reward_functions, combine_rewards
 
@@ -104,8 +105,6 @@ class Scorer:
 
 
 def _refuse_unscored(totals, sample_ids) -> None:
-    from modeling_dvpo.training.reward_checks import RewardDataError
-
     missing = [sample for sample, total in zip(sample_ids, totals, strict=True) if total is None]
     if missing:
         raise RewardDataError(
