@@ -17,6 +17,8 @@ SHARED: dict[str, Any] = {
     "prompts_per_step": 16,
     "num_generations": 8,
     "generation_batch_size": 256,
+    "generation_batch_size": 256,
+    "num_mini_batches": 4,
     "learning_rate": 1e-4,
     "logging_steps": 1,
 }
@@ -25,6 +27,7 @@ SHARED: dict[str, Any] = {
 CRITIC: dict[str, Any] = {
     "critic_learning_rate": 1e-3,
     "heads_learning_rate": 1e-2,
+    "num_critic_epochs": 2,
     "critic_lam": 0.95,  # below 1 the targets are distributions, as the paper's are; at 1 they are single returns
 }
 """Flags for every method with a critic."""
@@ -139,7 +142,7 @@ class Grid:
     noises: Sequence[str]
     seeds: Sequence[int]
     tasks: Sequence[str] = ("arithmetic",)
-    max_steps: int = 150
+    max_steps: int = 60
     eval_steps: int = 25
     preparation: dict[str, Any] = field(default_factory=dict)
     """Changes to what a task says of its policy and prompts, for short runs."""
