@@ -17,7 +17,6 @@ SHARED: dict[str, Any] = {
     "prompts_per_step": 16,
     "num_generations": 8,
     "generation_batch_size": 256,
-    "generation_batch_size": 256,
     "num_mini_batches": 4,
     "learning_rate": 1e-4,
     "logging_steps": 1,
