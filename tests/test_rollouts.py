@@ -458,20 +458,27 @@ def test_no_prompts_no_rollouts(policy, tiny_tokenizer):
 
 
 SHARDED = """
-import sys
 import torch, torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.utils._python_dispatch import TorchDispatchMode
 from conftest import tiny_tokenizer
 from tiny_models import tiny_causal_lm
-from modeling_dvpo.training.policy.prompts import Prompt, PromptArguments
+from modeling_dvpo.training.distributed import shard, whole_weights
+from modeling_dvpo.training.policy.prompts import Prompt
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, roll_out
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 tokenizer = tiny_tokenizer._get_wrapped_function()()
 torch.manual_seed(0)
-policy = tiny_causal_lm("qwen3", vocab_size=320)
+policy, whole = (tiny_causal_lm("qwen3", vocab_size=320) for _ in range(2))
+shard(policy, torch.device("cpu"), bf16=False)
 # rank 0 has three batches and answers, rank 1 one batch and, after the first turn, nothing to do
+class Collectives(TorchDispatchMode):
+    number = 0
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += "c10d" in function.namespace
+        return function(*args, **(kwargs or {}))
 prompts = [Prompt(i, "hello" * (i + 1), tokenizer("hello" * (i + 1)).input_ids, {}) for i in range(5)]
 prompts = prompts if rank == 0 else prompts[:1]
 calls = []
@@ -479,22 +486,33 @@ def environment(prompts, completions):
     calls.append(len(prompts))
     return ["add" if rank == 0 and len(calls) < 3 else None] * len(prompts)
 args = RolloutArguments(max_completion_length=30, generation_batch_size=2, stop_strings=list("aeiou"))
-def run():
+def run(model):
     calls.clear()
-    return [r.input_ids for r in roll_out(policy, tokenizer, prompts, args, environment=environment, greedy=True)]
-alone = run()
-for layer in policy.model.layers:
-    fully_shard(layer)
-fully_shard(policy)
-assert run() == alone and len(alone) == len(prompts)
-assert len(calls) == (3 if rank == 0 else 1) and calls[0] == len(prompts), calls
+    return [r.input_ids for r in roll_out(model, tokenizer, prompts, args, environment=environment, greedy=True)]
+optimizer = torch.optim.SGD(policy.parameters(), lr=2.0)
+seen = []
+for _ in range(3):
+    with whole_weights(policy), Collectives() as collectives:
+        seen.append(run(policy))
+    assert collectives.number == 0
+    assert len(calls) == (3 if rank == 0 else 1) and calls[0] == len(prompts), calls
+    # the weights of now, and not those of an earlier round
+    whole.load_state_dict(get_model_state_dict(policy, options=StateDictOptions(full_state_dict=True)), strict=False)
+    assert seen[-1] == run(whole)
+    with Collectives() as collectives:
+        policy(torch.tensor([[5, 6 + rank, 7]])).logits.square().mean().backward()
+    assert collectives.number > 0
+    optimizer.step()
+    optimizer.zero_grad()
+assert seen[0] != seen[1] != seen[2]
 dist.barrier()
 dist.destroy_process_group()
 """
 
 
-def test_sharded_ranks_with_different_work_keep_in_step(tmp_path):
-    """Two ranks under FSDP2, where a rank that stopped early would leave the other waiting for its shards."""
+def test_sharded_ranks_sample_each_for_itself(tmp_path):
+    """Two ranks under FSDP2 within `whole_weights`: nothing is communicated, so that a rank with less work need not
+    wait, nor let the other wait; and what was trained in between is sampled with."""
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)
     done = subprocess.run(

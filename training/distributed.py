@@ -116,7 +116,7 @@ def whole_weights(model: torch.nn.Module):
         yield
     finally:
         for unit in units:
-            unit.set_reshard_after_forward(True, recurse=False)
+            unit.set_reshard_after_forward(unit is not model, recurse=False)  # FSDP2's default
             unit.reshard()
 
 

@@ -11,7 +11,9 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -34,39 +36,30 @@ from modeling_dvpo.training.distributed import (
     world_size,
 )
 from modeling_dvpo.training.learner import Learner
-from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays, supports_packing
+from modeling_dvpo.training.packing import packing_pays, supports_packing
 from modeling_dvpo.training.policy.algorithms import ALGORITHMS, group_advantages
+from modeling_dvpo.training.policy.layout import Layout
+from modeling_dvpo.training.policy.online_critic import OnlineCritic
 from modeling_dvpo.training.policy.policy_arguments import (
     AlgorithmArguments,
     PolicyArguments,
     PolicyCriticArguments,
     PolicyTrainingArguments,
     RewardArguments,
+    check_together,
+    unused_settings,
 )
-from modeling_dvpo.training.policy.policy_files import (
-    critic_record,
-    load_online_critic,
-    load_policy,
-    load_reference,
-    save_pair,
-    warn_of_other_critic,
-)
-from modeling_dvpo.training.policy.policy_updates import MiniBatch, PolicyUpdates
+from modeling_dvpo.training.policy.policy_files import load_policy, load_reference, save_pair
+from modeling_dvpo.training.policy.policy_updates import PolicyUpdates
 from modeling_dvpo.training.policy.prompts import PromptArguments, PromptSampler, load_prompts
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, RolloutError, load_environment, roll_out
-from modeling_dvpo.training.policy.samples import (
-    TOKEN_COLUMNS,
-    Sample,
-    SampleCollator,
-    Scorer,
-    outcome_returns,
-    share_of,
-)
+from modeling_dvpo.training.policy.sample_report import evaluate, sample_metrics, sample_table
+from modeling_dvpo.training.policy.samples import Sample, Scorer, outcome_returns, share_of
 from modeling_dvpo.training.reward_checks import RewardDataError, require_pad_token
 from modeling_dvpo.training.reward_noise import parse_reward_noise
 from modeling_dvpo.training.reward_scoring import load_reward_function, reward_names
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
-from modeling_dvpo.training.tracking import RunLog
+from modeling_dvpo.training.tracking import RunLog, without_nan
 from modeling_dvpo.training.trainable import choose_trainable, parameter_counts
 
 ARGUMENTS = (
@@ -78,7 +71,8 @@ ARGUMENTS = (
 def main(arguments: list[str] | None = None) -> None:
     """Run the script with these arguments, by default the command line's."""
     parsed = parse_config(ARGUMENTS, arguments)
-    args = parsed[-1]
+    policy_args, prompt_args, rollout_args, _, algorithm_args, critic_args, args = parsed
+    check_together(policy_args, prompt_args, rollout_args, algorithm_args, critic_args, args)
     settings = {name: value for part in parsed for name, value in asdict(part).items()}
     check_run_directory(args.output_dir, settings, resume=args.resume, overwrite=args.overwrite_output_dir)
     transformers_logging.disable_progress_bar()
@@ -94,34 +88,13 @@ class PolicyRun:
     def __init__(
         self, policy_args, prompt_args, rollout_args, reward_args, algorithm_args, critic_args, args, settings, device
     ):
-        self.policy_args, self.rollout_args, self.critic_args = policy_args, rollout_args, critic_args
-        self.algorithm_args, self.args, self.settings, self.device = algorithm_args, args, settings, device
+        self.rollout_args, self.algorithm_args, self.args = rollout_args, algorithm_args, args
+        self.settings, self.device = settings, device
         self.algorithm = ALGORITHMS[algorithm_args.algorithm]
         set_seed(args.seed)
         # Data and rewards first: bad input is named before any weights are read.
         policy_config, self.tokenizer = load_config_and_tokenizer(policy_args)
-        options = {"model_config": policy_config, "max_completion_length": rollout_args.max_completion_length}
-        with main_process_first():
-            self.prompts = load_prompts(
-                prompt_args.dataset,
-                prompt_args.dataset_split,
-                prompt_args,
-                self.tokenizer,
-                config=prompt_args.dataset_config,
-                **options,
-            )
-            self.eval_prompts = {
-                Path(name).stem: load_prompts(
-                    name,
-                    prompt_args.eval_split,
-                    prompt_args,
-                    self.tokenizer,
-                    config=prompt_args.dataset_config if name == prompt_args.dataset else None,
-                    **options,
-                )
-                for name in prompt_args.eval_dataset
-            }
-        self.sampler = PromptSampler(len(self.prompts), prompts_per_step=args.prompts_per_step, seed=args.seed)
+        self.load_prompts(prompt_args, policy_config)
         functions = [load_reward_function(name) for name in reward_args.reward_funcs]
         self.score = Scorer(
             dict(zip(reward_names(functions), functions, strict=True)),
@@ -129,33 +102,27 @@ class PolicyRun:
             parse_reward_noise(reward_args.reward_noise, seed=args.seed),
         )
         self.environment = load_environment(reward_args.environment) if reward_args.environment else None
-        if self.algorithm.advantages == "group" and rollout_args.num_generations < 2:
-            raise ConfigError(f"{algorithm_args.algorithm} compares the completions of a prompt: num_generations=8.")
 
-        policy = load_policy(policy_args)
+        self.policy = policy = load_policy(policy_args)
         uses_reference = algorithm_args.kl != "none" and algorithm_args.kl_coef > 0
         reference = load_reference(policy, policy_args) if uses_reference else None
-        self.critic = self.critic_parent = None
+        self.critic = None
         if self.algorithm.advantages == "critic":
-            self.critic, self.critic_parent = load_online_critic(
-                policy_args, critic_args, algorithm_args.algorithm, self.tokenizer
-            )
+            options = {"algorithm": algorithm_args.algorithm, "tokenizer": self.tokenizer, "device": device}
+            self.critic = OnlineCritic(policy_args, critic_args, args, **options)
+        self.critic_warmup_steps = critic_args.critic_warmup_steps if self.critic else 0
         packing = packing_pays(policy) if args.packing is None else args.packing
         if args.packing and not supports_packing(policy):
             raise ConfigError(f"packing is true, but {type(policy).__name__} would mix packed rows up; leave it out.")
-        collate = RewardCollator(
+        self.lay_out = Layout(
             packing=packing,
             pad_token_id=None if packing else require_pad_token(self.tokenizer),
-            token_columns=TOKEN_COLUMNS,
+            max_tokens=args.max_tokens_per_device,
+            num_mini_batches=algorithm_args.num_mini_batches,
+            drop_truncated_rewards=algorithm_args.bootstrap_truncated,
+            device=device,
         )
-        self.collate = SampleCollator(collate, drop_truncated_rewards=algorithm_args.bootstrap_truncated)
-        self.layout = {
-            "max_tokens": args.max_tokens_per_device,
-            "packing": packing,
-            "rank": rank(),
-            "world_size": world_size(),
-        }
-        choose_trainable(policy, policy_args)
+        choose_trainable(policy, SimpleNamespace(**vars(policy_args), lora_dropout=0.0))
         if args.gradient_checkpointing:
             policy.gradient_checkpointing_enable({"use_reentrant": False})
             policy.train()  # dropout is off; checkpointing asks for this mode
@@ -163,9 +130,8 @@ class PolicyRun:
         shard(policy, device, bf16=args.bf16)
         if reference is not None:
             shard(reference, device, bf16=args.bf16)
-        steps = max(args.max_steps - critic_args.critic_warmup_steps, 1)
         self.updates = PolicyUpdates(
-            Learner(policy, args, steps, device),
+            Learner(policy, args, args.max_steps - self.critic_warmup_steps, device),
             reference,
             algorithm_args,
             critic_args,
@@ -174,24 +140,51 @@ class PolicyRun:
             seed=args.seed,
             device=device,
         )
-        self.policy = policy
-        self.progress = {"step": 0, "underestimation": 0.0, "return_mean": 0.0, "return_scale": 1.0}
+        self.progress = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}}
         if args.resume and (found := list_checkpoints(args.output_dir)):
-            self.load(found[-1])
+            self.load_checkpoint(found[-1])
         self.log = RunLog(args.max_steps, self.progress["step"])
+        if unused := unused_settings(algorithm_args, critic_args):
+            self.log.say(f"{algorithm_args.algorithm} has no critic, and no use for {', '.join(unused)}.")
         self.log.say(
             f"{algorithm_args.algorithm}: {type(policy).__name__}, {trained:,} of {parameters:,} parameters train\n"
             f"{len(self.prompts):,} prompts, {rollout_args.num_generations} completions each, "
             f"{'packed' if packing else 'padded'}; {args.max_steps} steps; {world_size()} process(es) on {device}"
         )
 
+    def load_prompts(self, prompt_args, policy_config) -> None:
+        """The prompts to train on and the held-out ones; checks that a micro-batch has room for any completion."""
+        longest, room = self.rollout_args.max_completion_length, self.args.max_tokens_per_device
+        options = {"model_config": policy_config, "max_completion_length": longest}
+
+        def load(name, split):
+            # another set's configurations are not this one's
+            config = prompt_args.dataset_config if name == prompt_args.dataset else None
+            return load_prompts(name, split, prompt_args, self.tokenizer, config=config, **options)
+
+        names = [Path(name).stem for name in prompt_args.eval_dataset]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"eval_dataset has two sets named {twice[0]!r}, as metrics would: rename one of them.")
+        with main_process_first():
+            self.prompts = load(prompt_args.dataset, prompt_args.dataset_split)
+            sets = [load(name, prompt_args.eval_split) for name in prompt_args.eval_dataset]
+        self.eval_prompts = dict(zip(names, sets, strict=True))
+        self.sampler = PromptSampler(
+            len(self.prompts), prompts_per_step=self.args.prompts_per_step, seed=self.args.seed
+        )
+        prompt = max(self.prompts.tokens["length"])
+        if prompt + longest > room:
+            raise ConfigError(
+                f"max_tokens_per_device is {room}, and the longest prompt has {prompt} tokens, a completion up to "
+                f"{longest}: raise it to {prompt + longest}, or lower max_completion_length or max_prompt_length."
+            )
+
     def train(self) -> None:
-        args = self.args
-        first = self.progress["step"] + 1
+        args, first = self.args, self.progress["step"] + 1
         evaluated = self.evaluate() if first == 1 else None
-        metrics: dict[str, float] = {}
         for step in range(first, args.max_steps + 1):
-            metrics = self.step(step)
+            samples, metrics = self.step(step)
+            self.progress |= {"step": step, "metrics": without_nan(metrics)}
             if not self.log.opened:
                 claim_run_directory(
                     args.output_dir, self.settings, resume=args.resume, overwrite=args.overwrite_output_dir
@@ -203,36 +196,31 @@ class PolicyRun:
             last = step == args.max_steps
             if last or step % args.logging_steps == 0:
                 self.log.write(step, metrics)
+                self.log.write_table("completions", step, sample_table(samples[: args.log_completions], "training"))
             if last or (args.eval_steps and step % args.eval_steps == 0):
                 self.log_evaluation(step, *self.evaluate())
             if last or (args.save_steps and step % args.save_steps == 0):
                 self.save_checkpoint(step)
-        save_pair(
-            Path(args.output_dir) / "last",
-            self.policy,
-            self.critic,
-            self.tokenizer,
-            step=args.max_steps,
-            settings=self.settings,
-            metrics=metrics,
-        )
-        self.log.say(f"saved {Path(args.output_dir) / 'last'}")
+        self.save()
         self.log.close()
 
-    def step(self, step: int) -> dict[str, float]:
-        """Rollouts, rewards and updates; the step's metrics."""
+    def step(self, step: int) -> tuple[list[Sample], dict[str, float]]:
+        """Rollouts, rewards and updates; the step's samples and metrics."""
         started = time.perf_counter()
         samples = self.collect(step)
         sampled = time.perf_counter()
-        if self.critic is not None and self.updates.critic is None:
-            self.start_critic(samples)
-        policy_learns = step > self.critic_args.critic_warmup_steps
+        if self.critic and not self.critic.started:
+            self.critic.start(
+                outcome_returns(samples, self.algorithm_args.gamma), self.settings, self.updates.loss_config
+            )
+            self.use_critic()
         report = None
-        if self.critic is not None and (step % self.args.logging_steps == 0 or step == self.args.max_steps):
+        if self.critic and (step % self.args.logging_steps == 0 or step == self.args.max_steps):
             rewards = torch.tensor([sample.reward for sample in samples])
             report = CriticReport(rewards, tolerance=discrete_tolerance(rewards))
-        mini_batches = self.lay_out(samples, step)
-        metrics = sample_metrics(samples, self.score.functions)
+        policy_learns = step > self.critic_warmup_steps
+        mini_batches = self.lay_out(samples, seed=seed_of(self.args.seed, step))
+        metrics = sample_metrics(samples)
         metrics |= self.updates.prepare(mini_batches, policy_learns=policy_learns, report=report)
         rate, _ = self.updates.policy.learning_rates()
         metrics |= self.updates.learn(mini_batches, step=step, policy_learns=policy_learns)
@@ -241,16 +229,14 @@ class PolicyRun:
             self.updates.policy.schedule.step()
         if self.updates.critic_learner:
             self.updates.critic_learner.schedule.step()
-        if report is not None:
+        if report:
             report.reduce(sum_over_ranks)
             metrics |= {f"critic/{name}": value for name, value in report.compute().items()}
-        self.progress |= {"step": step, "underestimation": self.updates.underestimation}
         seconds = time.perf_counter() - started
-        tokens = sum(sample.num_actions for sample in samples)
-        return metrics | {
+        return samples, metrics | {
             "seconds": seconds,
             "rollout_seconds": sampled - started,
-            "tokens_per_second": tokens / seconds,
+            "tokens_per_second": sum(sample.num_actions for sample in samples) / seconds,
             "samples": step * len(samples),
         }
 
@@ -284,89 +270,19 @@ class PolicyRun:
                 greedy=greedy,
             )
 
-    def start_critic(self, samples: list[Sample]) -> None:
-        """Fix the units of returns by the first completions; from then on the critic trains."""
-        critic, args = self.critic, self.critic_args
-        returns = outcome_returns(samples, self.algorithm_args.gamma)
-        record = critic_record(self.settings, returns)
-        fresh = not hasattr(self.critic_parent, "num_value_heads")
-        if not fresh:
-            warn_of_other_critic(self.critic_parent, record)
-        if args.critic_trainable != "none":
-            critic.fit_return_scale(returns, fresh_heads=fresh)
-            critic.config.critic_training = record
-            critic.config.critic_loss = self.updates.loss_config.to_dict()
-        self.progress |= {"return_mean": critic.config.return_mean, "return_scale": critic.config.return_scale}
-        self.shard_critic()
-
-    def shard_critic(self) -> None:
-        critic, args = self.critic, self.critic_args
-        frozen = args.critic_trainable == "none"
-        if frozen:
-            critic.requires_grad_(False)
-        else:
-            critic_settings = {
-                **vars(self.policy_args),
-                "model_name_or_path": args.critic or self.policy_args.model_name_or_path,
-                "trainable": args.critic_trainable,
-            }
-            choose_trainable(critic, _Settings(critic_settings))
-            if self.args.gradient_checkpointing:
-                critic.gradient_checkpointing_enable({"use_reentrant": False})
-                critic.train()
-        shard(critic, self.device, bf16=self.args.bf16)
-        self.updates.critic = critic
-        if not frozen:
-            rates = {"learning_rate": args.critic_learning_rate, "heads_learning_rate": args.heads_learning_rate}
-            settings = _Settings({**vars(self.args), **rates})
-            self.updates.critic_learner = Learner(critic, settings, self.args.max_steps, self.device)
-
-    def lay_out(self, samples: list[Sample], step: int) -> list[MiniBatch]:
-        """Cut the samples into mini-batches, and these into this rank's micro-batches, on the device."""
-        lengths = [len(sample.input_ids) for sample in samples]
-        if max(lengths) > self.args.max_tokens_per_device:
-            raise ConfigError(
-                f"max_tokens_per_device is {self.args.max_tokens_per_device}, and a completion with its prompt has "
-                f"{max(lengths)} tokens: raise it, or lower max_completion_length."
-            )
-        rows = -(-len(samples) // self.algorithm_args.num_mini_batches)
-        order = {"rows_per_step": rows, "seed": seed_of(self.args.seed, step)}
-        mini_batches = []
-        whole = {"max_tokens": sum(lengths), "packing": True}
-        members = RewardBatchSampler(lengths, **order, **whole).steps()
-        for plan, everywhere in zip(RewardBatchSampler(lengths, **order, **self.layout).steps(), members, strict=True):
-            chosen = [row for micro in everywhere for row in micro.rows]
-            batches = [self.collate([samples[row] for row in micro.rows], filler=micro.filler) for micro in plan]
-            mini_batches.append(
-                MiniBatch(
-                    [{name: tensor.to(self.device) for name, tensor in batch.items()} for batch in batches],
-                    num_tokens=sum(samples[row].num_actions for row in chosen),
-                    num_sequences=len(chosen),
-                )
-            )
-        return mini_batches
-
     def evaluate(self) -> tuple[dict[str, float], list[dict]]:
-        """Clean rewards on each held-out set, and a few completions of each; randomness of training is untouched."""
-        metrics, shown = {}, []
+        """Clean rewards on each held-out set, and a few samples of each; randomness of training is untouched."""
         temperature = self.args.eval_temperature
         rollout_args = replace(self.rollout_args, temperature=temperature or self.rollout_args.temperature)
-        with torch.random.fork_rng():
-            for name, prompts in self.eval_prompts.items():
-                own = [i for i in share_of(prompts, rank(), world_size()) for _ in range(self.args.eval_generations)]
-                rollouts = self.roll_out([prompts[i] for i in own], seed=0, args=rollout_args, greedy=temperature == 0)
-                samples = gather_lists(self.score(rollouts, own, own, noise=False))
-                found = sample_metrics(samples, self.score.functions)
-                metrics |= {
-                    f"eval/{name}/{metric.removeprefix('reward/')}": value
-                    for metric, value in found.items()
-                    if metric.startswith("reward/") or metric in ("completion_length", "truncated")
-                }
-                shown += [
-                    {"dataset": name, "prompt": s.prompt, "completion": s.completion, **s.rewards}
-                    for s in samples[: self.args.log_completions]
-                ]
-        return metrics, shown
+        answer = partial(self.roll_out, seed=0, args=rollout_args, greedy=temperature == 0)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            return evaluate(
+                self.eval_prompts,
+                answer,
+                self.score,
+                num_generations=self.args.eval_generations,
+                num_shown=self.args.log_completions,
+            )
 
     def log_evaluation(self, step: int, metrics: dict[str, float], shown: list[dict]) -> None:
         if metrics:
@@ -375,55 +291,37 @@ class PolicyRun:
             rewards = {n: v for n, v in metrics.items() if not n.endswith(("completion_length", "truncated"))}
             self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in rewards.items()))
 
+    def use_critic(self) -> None:
+        self.updates.critic, self.updates.critic_learner = self.critic.model, self.critic.learner
+
     def learners(self) -> dict[str, Learner]:
-        learners = {"policy": self.updates.policy}
-        if self.updates.critic_learner:
-            learners["critic"] = self.updates.critic_learner
-        return learners
+        learners = {"policy": self.updates.policy, "critic": self.updates.critic_learner}
+        return {name: learner for name, learner in learners.items() if learner}
 
     def save_checkpoint(self, step: int) -> None:
-        record = self.critic.config.critic_training if self.critic is not None else None
-        progress = {**self.progress, "critic_training": record}
-        save_checkpoint(self.args.output_dir, step, self.learners(), progress, keep=self.args.save_total_limit)
+        self.progress["underestimation"] = self.updates.underestimation
+        self.progress["critic"] = self.critic.learnt_settings if self.critic else {}
+        save_checkpoint(self.args.output_dir, step, self.learners(), self.progress, keep=self.args.save_total_limit)
 
-    def load(self, checkpoint: Path) -> None:
-        if self.critic is not None:
-            self.shard_critic()
+    def load_checkpoint(self, checkpoint: Path) -> None:
+        if self.critic:
+            self.critic.place()
+            self.use_critic()
         self.progress = load_checkpoint(checkpoint, self.learners())
         self.updates.underestimation = self.progress["underestimation"]
-        if self.critic is not None:
-            config = self.critic.config
-            config.return_mean, config.return_scale = self.progress["return_mean"], self.progress["return_scale"]
-            config.critic_training = self.progress["critic_training"]
-            config.critic_loss = self.updates.loss_config.to_dict()
+        if self.critic:
+            self.critic.learnt_settings = self.progress["critic"]
+
+    def save(self) -> None:
+        directory, critic = Path(self.args.output_dir) / "last", self.critic.model if self.critic else None
+        options = {"step": self.args.max_steps, "settings": self.settings, "metrics": self.progress["metrics"]}
+        save_pair(directory, self.policy, critic, self.tokenizer, **options)
+        self.log.say(f"saved {directory}")
 
 
 def seed_of(*parts: int) -> int:
     """One seed from several numbers, without patterns between neighbours."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-class _Settings:
-    """Settings of one script by the names that another one's code knows them by."""
-
-    def __init__(self, settings: dict):
-        self.__dict__.update(settings)
-
-
-def sample_metrics(samples: list[Sample], functions) -> dict[str, float]:
-    """Means over samples; of a reward function over those it applies to."""
-    rewards = torch.tensor([sample.reward for sample in samples])
-    metrics = {"reward": rewards.mean().item(), "reward_std": rewards.std(correction=0).item()}
-    for name in functions:
-        values = [sample.rewards[name] for sample in samples if sample.rewards[name] is not None]
-        metrics[f"reward/{name}"] = sum(values) / len(values) if values else float("nan")
-    for name, of in (
-        ("completion_length", lambda sample: sample.num_actions),
-        ("truncated", lambda sample: sample.truncated),
-        ("turns", lambda sample: sample.num_turns),
-    ):
-        metrics[name] = sum(map(of, samples)) / len(samples)
-    return metrics
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation import StopStringCriteria
 
 from modeling_dvpo.training.config import ConfigError
-from modeling_dvpo.training.distributed import sum_over_ranks, world_size
 from modeling_dvpo.training.run_arguments import option, require_at_least_one, require_between, require_positive
 
 
@@ -79,8 +77,6 @@ class Generator:
             "pad_token_id": self.pad_id,
             "use_cache": True,
         }
-        # Under FSDP2 a forward pass is collective: all ranks have to make the same number of them.
-        self.in_step = world_size() > 1 and any(isinstance(module, FSDPModule) for module in policy.modules())
 
     def __call__(
         self, rows: Sequence[list[int]], limits: Sequence[int], *, progress: bool = False
@@ -93,34 +89,27 @@ class Generator:
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         completed: dict[int, tuple[list[int], bool]] = {}
         with as_sampled(self.policy), tqdm(total=len(rows), desc="rollouts", disable=not progress) as bar:
-            while self.anywhere(batches):
-                batch = batches.pop() if batches else []  # longest first: a lack of memory shows at once
+            for batch in reversed(batches):  # longest first: a lack of memory shows at once
                 generated = self._generate([rows[i] for i in batch], [limits[i] for i in batch])
                 completed.update(zip(batch, generated, strict=True))
                 bar.update(len(batch))
         return [completed[row] for row in range(len(rows))]
 
-    def anywhere(self, work: Sequence) -> bool:
-        """Whether this rank has work left, or any other that it has to keep in step with."""
-        return bool(work) if not self.in_step else sum_over_ranks(torch.tensor(float(bool(work)))).item() > 0
-
     def _generate(self, rows: list[list[int]], limits: list[int]) -> list[tuple[list[int], bool]]:
-        # a rank without work of its own keeps in step with a row that nobody reads
-        inputs, most = (rows, max(limits)) if rows else ([[self.pad_id]], 1)
-        width = max(map(len, inputs))
-        padding = [width - len(row) for row in inputs]
-        ids = torch.tensor([[self.pad_id] * pad + row for pad, row in zip(padding, inputs, strict=True)])
+        width = max(map(len, rows))
+        padding = [width - len(row) for row in rows]
+        ids = torch.tensor([[self.pad_id] * pad + row for pad, row in zip(padding, rows, strict=True)])
         mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
         stop = _StopStrings(self.stop_strings, width) if self.stop_strings else None
         generated = self.policy.generate(
             input_ids=ids.to(self.policy.device),
             attention_mask=mask.to(self.policy.device),
-            generation_config=GenerationConfig(max_new_tokens=most, **self.settings),
+            generation_config=GenerationConfig(max_new_tokens=max(limits), **self.settings),
             stopping_criteria=[stop] if stop else None,
-            synced_gpus=self.in_step,
+            synced_gpus=False,  # every rank has the whole weights: none waits for the others
         )[:, width:].tolist()
-        stopped = stop.lengths.tolist() if stop else [most + 1] * len(generated)
-        return [self._cut(*row) for row in zip(generated, stopped, limits, strict=False)]
+        stopped = stop.lengths.tolist() if stop else [max(limits) + 1] * len(generated)
+        return [self._cut(*row) for row in zip(generated, stopped, limits, strict=True)]
 
     def _cut(self, ids: list[int], stopped: int, limit: int) -> tuple[list[int], bool]:
         ended = next((place + 1 for place, token in enumerate(ids) if token in self.end_ids), len(ids) + 1)

@@ -1,6 +1,7 @@
 """Settings of `train_dvpo.py`; those of prompts and rollouts are in `prompts.py` and `rollouts.py`."""
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, fields
 
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.policy.algorithms import ALGORITHMS, RISK_MEASURES
@@ -16,6 +17,18 @@ from modeling_dvpo.training.run_arguments import (
 )
 from modeling_dvpo.training.trainable import TRAINABLE
 
+# Without a critic, these ask for what there is not, and are refused; other settings of a critic are left unused, so
+# that algorithms can share a recipe.
+NEED_CRITIC = ("risk_measure", "bootstrap_truncated")
+CHOOSE_CRITIC = (
+    "critic",
+    "critic_revision",
+    "critic_trainable",
+    "num_value_heads",
+    "num_quantiles",
+    "value_head_type",
+)
+
 
 @dataclass(kw_only=True)
 class PolicyArguments:
@@ -27,7 +40,6 @@ class PolicyArguments:
     trainable: str = option("all", "What trains: all or lora.")
     lora_r: int = option(16, "Rank of the LoRA updates, the critic's too.")
     lora_alpha: int = option(32, "Scale of the LoRA updates.")
-    lora_dropout: float = option(0.0, "Dropout before the critic's LoRA update; the policy has none.")
     lora_target_modules: str = option("all-linear", "Modules that get a LoRA update: all-linear, or a regex.")
     reference: str | None = option(None, "What the KL penalty looks to; by default the policy as it starts.")
 
@@ -106,9 +118,12 @@ class AlgorithmArguments:
     num_mini_batches: int = option(1, "Optimizer steps of each pass.")
 
     def __post_init__(self):
+        if self.algorithm not in ALGORITHMS:
+            near = difflib.get_close_matches(self.algorithm, ALGORITHMS, n=1, cutoff=0.5)
+            question = f"; did you mean {near[0]!r}?" if near else "."
+            raise ConfigError(f"algorithm is {self.algorithm!r}; there are {', '.join(ALGORITHMS)}{question}")
         require_choice(
             self,
-            algorithm=tuple(ALGORITHMS),
             risk_measure=tuple(RISK_MEASURES),
             aggregation=(None, "token", "sequence", "constant"),
             kl=(None, "loss", "reward", "none"),
@@ -117,12 +132,16 @@ class AlgorithmArguments:
         self.whiten_advantages = chosen.whiten if self.whiten_advantages is None else self.whiten_advantages
         self.aggregation = self.aggregation or chosen.aggregation
         self.kl = self.kl or chosen.kl
-        if self.kl == "reward" and chosen.advantages == "group":
-            raise ConfigError(f"kl is 'reward', and {self.algorithm} has one advantage a completion: use kl=loss.")
+        if chosen.advantages == "group":
+            if self.kl == "reward":
+                raise ConfigError(f"kl is 'reward', and {self.algorithm} has one advantage a completion: use kl=loss.")
+            if self.gamma != 1:
+                raise ConfigError(f"gamma is {self.gamma}, and {self.algorithm} has one advantage a completion: 1.")
         if chosen.advantages != "critic":
-            for name, neutral in (("bootstrap_truncated", False), ("risk_measure", "expectation")):
-                if getattr(self, name) != neutral:
-                    raise ConfigError(f"{name} needs a critic, and {self.algorithm} has none.")
+            if given := [name for name in NEED_CRITIC if getattr(self, name) != getattr(type(self), name)]:
+                raise ConfigError(f"{given[0]} needs a critic, and {self.algorithm} has none.")
+        elif chosen.heads[1] == 1 and self.risk_measure != "expectation":
+            raise ConfigError(f"risk_measure needs a distribution, and {self.algorithm}'s critic is scalar: use dvpo.")
         if self.risk_level is not None and self.risk_measure == "expectation":
             raise ConfigError("risk_level is set, and the expectation has no parameter: choose a risk_measure.")
         require_between(self, 0, 1, "gamma", "lam", "clip_low")
@@ -149,3 +168,58 @@ class PolicyTrainingArguments(RunArguments):
         super().__post_init__()
         require_at_least_one(self, "max_steps", "prompts_per_step", "eval_generations")
         require_not_negative(self, "log_completions")
+        if self.eval_temperature is not None:
+            require_not_negative(self, "eval_temperature")
+
+
+def check_together(policy_args, prompt_args, rollout_args, algorithm_args, critic_args, args) -> None:
+    """Refuse settings that are each fine, and do not go together.
+
+    Raises:
+        ConfigError: says which two, and what to do.
+    """
+    algorithm = algorithm_args.algorithm
+    if ALGORITHMS[algorithm].advantages != "critic":
+        if given := [name for name in CHOOSE_CRITIC if getattr(critic_args, name) != getattr(type(critic_args), name)]:
+            raise ConfigError(
+                f"{algorithm} has no critic, and {', '.join(given)} asks for one: leave it out, or choose an "
+                "algorithm with a critic."
+            )
+    elif critic_args.critic_warmup_steps >= args.max_steps:
+        raise ConfigError(
+            f"critic_warmup_steps is {critic_args.critic_warmup_steps} and max_steps is {args.max_steps}: the policy "
+            "would never be updated."
+        )
+    elif critic_args.critic_trainable == "none":
+        if critic_args.critic is None:
+            raise ConfigError("critic_trainable is 'none', so the critic must be a trained one: give critic.")
+        if critic_args.critic_warmup_steps:
+            raise ConfigError("critic_trainable is 'none', so nothing would learn in the critic_warmup_steps.")
+    if critic_args.critic_revision and critic_args.critic is None:
+        raise ConfigError("critic_revision is set, and there is no critic that it could be a revision of.")
+    if policy_args.reference and (algorithm_args.kl == "none" or not algorithm_args.kl_coef):
+        raise ConfigError("reference is set, and there is no KL penalty that looks to it: set kl and kl_coef.")
+    if ALGORITHMS[algorithm].advantages == "group" and rollout_args.num_generations < 2:
+        raise ConfigError(
+            f"num_generations is {rollout_args.num_generations}, and {algorithm} compares the completions of a "
+            "prompt: it must be at least 2; 8 is common."
+        )
+    completions, parts = args.prompts_per_step * rollout_args.num_generations, algorithm_args.num_mini_batches
+    if completions % parts:
+        raise ConfigError(
+            f"num_mini_batches is {parts}, which does not divide the {completions} completions of a step "
+            "(prompts_per_step times num_generations)."
+        )
+    if args.eval_steps and not prompt_args.eval_dataset:
+        raise ConfigError("eval_steps is set, but nothing is held out: give eval_dataset.")
+
+
+def unused_settings(algorithm_args, critic_args) -> list[str]:
+    """Names of settings that differ from their defaults, and mean nothing to an algorithm without a critic."""
+    if ALGORITHMS[algorithm_args.algorithm].advantages == "critic":
+        return []
+    default = PolicyCriticArguments()
+    unused = [f.name for f in fields(default) if getattr(critic_args, f.name) != getattr(default, f.name)]
+    return unused + [
+        n for n in ("lam", "length_adaptive_lam") if getattr(algorithm_args, n) != getattr(AlgorithmArguments, n)
+    ]

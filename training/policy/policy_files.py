@@ -20,6 +20,7 @@ from modeling_dvpo.training.distributed import is_main
 from modeling_dvpo.training.policy.algorithms import ALGORITHMS
 from modeling_dvpo.training.policy.policy_step import disable_dropout
 from modeling_dvpo.training.saving import save_language_model, write_whole
+from modeling_dvpo.training.tracking import without_nan
 
 RECORD_FILE = "pair.json"
 
@@ -97,8 +98,13 @@ def load_online_critic(policy_args, critic_args, algorithm: str, tokenizer):
     critic = AutoModelForDistributionalValue.from_pretrained(name, revision=revision, dtype=torch.float32, **settings)
     if chosen.heads[1] == 1 and critic.config.num_quantiles != 1:
         raise ConfigError(
-            f"{algorithm} has a scalar critic, and {name} has {critic.config.num_quantiles} quantiles: use "
+            f"{algorithm} has a scalar critic, and this one has num_quantiles={critic.config.num_quantiles}: use "
             "algorithm=dvpo, or a critic with num_quantiles=1."
+        )
+    if critic_args.critic_trainable == "all" and getattr(critic, "_hf_peft_config_loaded", False):
+        raise ConfigError(
+            f"critic {name} is a LoRA adapter, and critic_trainable is 'all': go on with lora or heads, or merge the "
+            "adapter into its base model first."
         )
     if chosen.pessimistic and critic.config.num_value_heads == 1:
         raise ConfigError(f"{algorithm} takes the worst of several heads, and the critic has one: num_value_heads=3.")
@@ -159,9 +165,10 @@ def versions() -> dict[str, str]:
 def save_pair(directory, policy, critic, tokenizer, *, step: int, settings: dict, metrics: dict) -> None:
     """Write `policy/`, `critic/` (None: left out) and `pair.json`, whole or not at all; every rank must call it.
 
-    `pair.json` ties the two: their files' SHA-256, the step, the run's settings and its last metrics.
+    `pair.json` ties the two: their files' SHA-256, the step, the run's settings and its last metrics. A frozen
+    critic's own record stays as it was.
     """
-    if critic is not None:
+    if critic is not None and any(parameter.requires_grad for parameter in critic.parameters()):
         critic.config.critic_training = {**critic.config.critic_training, "step": step}
 
     def write(partial: Path) -> None:
@@ -177,7 +184,7 @@ def save_pair(directory, policy, critic, tokenizer, *, step: int, settings: dict
                 "step": step,
                 "files": {name: _digests(partial / name) for name in parts},
                 "settings": settings,
-                "metrics": metrics,
+                "metrics": without_nan(metrics),
                 "versions": versions(),
             }
             (partial / RECORD_FILE).write_text(json.dumps(record, indent=1))
@@ -186,6 +193,12 @@ def save_pair(directory, policy, critic, tokenizer, *, step: int, settings: dict
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.glob("*.safetensors"))
-    }
+    return {path.name: _sha256(path) for path in sorted(directory.glob("*.safetensors"))}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:  # in parts: a shard may have gigabytes
+        while part := file.read(2**24):
+            digest.update(part)
+    return digest.hexdigest()

@@ -58,8 +58,8 @@ def roll_out(
     Sampling draws from torch's global generator, on the policy's device. Without an environment a rollout is one turn;
     with one it goes on until the environment answers None, the policy has had `max_turns`, or the tokens after the
     prompt reach `max_completion_length`. A turn of the environment's that leaves no room for an answer is not part of
-    the rollout, which then counts as truncated. Under FSDP2 all ranks must call this together; they may have different
-    numbers of prompts.
+    the rollout, which then counts as truncated. Under FSDP2 call it within `whole_weights`: ranks differ in how many
+    forward passes they need.
 
     Args:
         policy: a causal LM, or a PEFT model around one; its mode and generation config are left as they were.
@@ -85,7 +85,7 @@ def roll_out(
     ]
 
     live = rollouts
-    while generate.anywhere(live):
+    while live:
         limits = [_room(rollout, args) for rollout in live]
         turns = generate([rollout.input_ids for rollout in live], limits, progress=progress)
         for rollout, (ids, ended) in zip(live, turns, strict=True):

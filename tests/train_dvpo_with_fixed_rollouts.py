@@ -1,0 +1,48 @@
+"""train_dvpo.py with completions that do not hang on the policy or on the number of ranks; for tests.
+
+Usage: torchrun --nproc-per-node 2 train_dvpo_with_fixed_rollouts.py ARGUMENTS.json
+
+ARGUMENTS.json has a list of command lines, each a run.
+"""
+
+import json
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import modeling_dvpo.training.train_dvpo as script
+from modeling_dvpo.training.policy.rollouts import Rollout
+
+
+def fixed_roll_out(policy, tokenizer, prompts, args, *, greedy=False, environment=None):
+    """Completions by prompt and generation: of all lengths, some cut, some with tokens in between that are no actions."""
+    seen, rollouts = Counter(), []
+    for prompt in prompts:
+        draw = random.Random(f"{prompt.index} {seen[prompt.index]}")
+        seen[prompt.index] += 1
+        length = draw.randint(1, args.max_completion_length)
+        own = [draw.randrange(3, 300) for _ in range(length)]
+        mask = [True] * length
+        if length > 4 and draw.random() < 0.5:
+            mask[2] = False
+        truncated = length == args.max_completion_length
+        if not truncated:
+            own[-1] = tokenizer.eos_token_id
+        rollouts.append(
+            Rollout(
+                prompt=prompt,
+                input_ids=[*prompt.input_ids, *own],
+                completion_mask=[False] * len(prompt.input_ids) + mask,
+                completion=tokenizer.decode(own),
+                truncated=truncated,
+                num_turns=1,
+            )
+        )
+    return rollouts
+
+
+if __name__ == "__main__":
+    script.roll_out = fixed_roll_out
+    for arguments in json.loads(Path(sys.argv[1]).read_text()):
+        script.main(arguments)
