@@ -183,7 +183,7 @@ class PolicyRun:
         args, first = self.args, self.progress["step"] + 1
         evaluated = self.evaluate() if first == 1 else None
         for step in range(first, args.max_steps + 1):
-            samples, metrics = self.step(step)
+            metrics = self.step(step)
             self.progress |= {"step": step, "metrics": without_nan(metrics)}
             if not self.log.opened:
                 claim_run_directory(
@@ -196,7 +196,7 @@ class PolicyRun:
             last = step == args.max_steps
             if last or step % args.logging_steps == 0:
                 self.log.write(step, metrics)
-                self.log.write_table("completions", step, sample_table(samples[: args.log_completions], "training"))
+                self.log.write_table("completions", step, sample_table(self.samples, "training"))
             if last or (args.eval_steps and step % args.eval_steps == 0):
                 self.log_evaluation(step, *self.evaluate())
             if last or (args.save_steps and step % args.save_steps == 0):
@@ -204,8 +204,8 @@ class PolicyRun:
         self.save()
         self.log.close()
 
-    def step(self, step: int) -> tuple[list[Sample], dict[str, float]]:
-        """Rollouts, rewards and updates; the step's samples and metrics."""
+    def step(self, step: int) -> dict[str, float]:
+        """Rollouts, rewards and updates; the step's metrics."""
         started = time.perf_counter()
         samples = self.collect(step)
         sampled = time.perf_counter()
@@ -232,8 +232,9 @@ class PolicyRun:
         if report:
             report.reduce(sum_over_ranks)
             metrics |= {f"critic/{name}": value for name, value in report.compute().items()}
+        self.samples = samples[: self.args.log_completions]  # for people to read
         seconds = time.perf_counter() - started
-        return samples, metrics | {
+        return metrics | {
             "seconds": seconds,
             "rollout_seconds": sampled - started,
             "tokens_per_second": sum(sample.num_actions for sample in samples) / seconds,
