@@ -89,7 +89,7 @@ def demonstration(goal: Goal, carelessness: float = 0.0, rng: random.Random | No
 
 
 def demonstrations(
-    *, seed: int, domain: str | Sequence[str] = "in_domain", carelessness: float = 0.2
+    *, seed: int, domain: str | Sequence[str] = "in_domain", carelessness: float = 0.15
 ) -> Iterator[Demonstration]:
     """An endless stream of goals of the training side as somebody careless goes about them, to be imitated."""
     tokenizer = build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
