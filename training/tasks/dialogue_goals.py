@@ -66,7 +66,7 @@ DOMAINS = {
 STUDY_DOMAINS = tuple(DOMAINS)
 """Reinforcement learning on the first is measured on the others; a policy that imitates them all has something to
 lose in each. After 1000 steps of `imitation.train_policy` (learning rate 2e-3, carelessness 0.15, seed 0) it completes
-52, 31, 54 and 40 % of 400 held-out tasks when sampled (90, 77, 91 and 87 % greedily). One that had imitated `in_domain`
+52, 31, 54 and 40 % of 400 held-out tasks when sampled (90, 77, 91 and 87 % greedily). One that had seen `in_domain`
 alone completed none of `more_slots`: it books three slots where more are wanted."""
 
 
