@@ -159,11 +159,31 @@ class TestRobustBellman:
         plain, _ = self.run(pessimistic=False)
         assert_close(plain, torch.tensor([[-7 / 2 - 1 / 8, -1 + 1 / 2, 2]]))
 
-    def test_targets_by_hand(self):
-        """V + A with the λ of the critic: ½, or 1 (where A is 2, -3/2 + 1, -9/2 - ¼)."""
-        for critic_lam, expected in ((0.5, [5 - 19 / 4, 3 - 1, 6.0]), (1.0, [5 - 19 / 4, 3 - 1 / 2, 6.0])):
-            _, returns = self.run(critic_lam=critic_lam)
-            assert_close(returns[0, :, 0], torch.tensor(expected))
+    @pytest.mark.parametrize(
+        ("critic_lam", "expected"),
+        [
+            (0.0, [1 / 2, 3 / 2, 6.0]),  # ½ of the next minimum: the robust Bellman operator
+            (0.5, [13 / 16, 9 / 4, 6.0]),  # ½ (½·3 + ½·6), then ½ (½·1 + ½·9/4)
+            (1.0, [3 / 2, 3.0, 6.0]),  # the return, in which no value has a part
+        ],
+    )
+    def test_targets_by_hand(self, critic_lam, expected):
+        _, returns = self.run(critic_lam=critic_lam)
+        assert_close(returns[0, :, 0], torch.tensor(expected))
+
+    def test_disagreement_does_not_add_up_over_a_completion(self):
+        """200 tokens whose heads differ by 0.2 (0.4 and 0.6), reward ½: targets stay within 0.1 of ½.
+
+        V + A with the minimum in δ would at λ = 1 be ½ - 199 · 0.1.
+        """
+        quantiles, mask = scalar([0.4] * 200, [0.6] * 200), torch.ones(1, 200, dtype=torch.bool)
+        rewards = torch.zeros(1, 200)
+        rewards[0, -1] = 0.5
+        for critic_lam in (0.0, 0.95, 0.999, 1.0):
+            _, returns = critic_advantages(
+                rewards, quantiles, mask, gamma=1.0, lam=0.95, critic_lam=critic_lam, pessimistic=True
+            )
+            assert returns.min() >= 0.4 - 1e-5 and returns.max() <= 0.5 + 1e-5
 
     def test_the_worst_head_bootstraps_too(self):
         """After the last token the heads say 8 and 4: δ = ½·4 - 4 = -2 in place of the reward."""

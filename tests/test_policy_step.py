@@ -369,16 +369,16 @@ def test_the_whole_loss_and_its_gradient_equal_a_loop_over_tokens(policy, packin
 
 class TestMetrics:
     def test_by_hand(self):
-        """Ratios 2, 1, ½ and a token that does not count, with advantages 1, 1, 1: one of three is clipped."""
-        log_probs = torch.tensor([[2.0, 1.0, 0.5, 7.0]]).log()
+        """Ratios 4, 1, ½ and a token that does not count, with advantages 1, 1, 1: one of three is clipped."""
+        log_probs = torch.tensor([[4.0, 1.0, 0.5, 7.0]]).log()
         mask = torch.tensor([[True, True, True, False]])
         found = policy_metrics(
             log_probs, torch.zeros(1, 4), torch.ones(1, 4), mask, **CLIP, num_tokens=3,
             reference_log_probs=log_probs - math.log(2), entropy=torch.tensor([[1.0, 2.0, 3.0, 9.0]]),
         )  # fmt: skip
-        change = (2 - 1 - math.log(2) + 0.5 - 1 + math.log(2)) / 3  # k3 of KL(π_old || π): ρ - 1 - log ρ
+        change = (4 - 1 - math.log(4) + 0.5 - 1 + math.log(2)) / 3  # k3 of KL(π_old || π): ρ - 1 - log ρ
         expected = {
-            "ratio": 3.5 / 3,
+            "ratio": 5.5 / 3,
             "clip_fraction": 1 / 3,
             "policy_change": change,
             "kl": math.log(2) - 0.5,

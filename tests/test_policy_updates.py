@@ -83,7 +83,7 @@ def updates(models):
 
     def make(algorithm="dvpo", *, critic_args=None, **settings):
         policy, other = copy.deepcopy(models)
-        settings = {"gamma": 0.9, "lam": 0.7, **settings}
+        settings = {"gamma": 1.0 if "grpo" in algorithm else 0.9, "lam": 0.7, **settings}
         made = PolicyUpdates(
             learner(policy),
             other,

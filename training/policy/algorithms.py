@@ -120,7 +120,7 @@ def critic_advantages(
     *,
     gamma: float,
     lam: float | Tensor,
-    critic_lam: float | Tensor,
+    critic_lam: float,
     critic_target: str = "index",
     measure: Callable[[Tensor], Tensor] = expectation,
     pessimistic: bool = False,
@@ -131,7 +131,9 @@ def critic_advantages(
 
     With `pessimistic`, δ_t = r_t + γ min_i V_i(s_{t+1}) - V(s_t), V_i the mean of head i and V their mean, and the
     recursion is unchanged (Robust Bellman, our reading of arXiv:2512.03847's baseline). That is ordinary GAE after
-    γ (min_i V_i - V)(s_{t+1}) is added to each reward.
+    γ (min_i V_i - V)(s_{t+1}) is added to each reward. The critic's targets bootstrap from the same minimum,
+    Y_t = r_t + γ [(1 - λ) min_i V_i(s_{t+1}) + λ Y_{t+1}], so that at λ = 1 they are the return. V + A of the δ above
+    would add up the heads' disagreement over a whole completion.
 
     Args:
         rewards, mask: (B, T), action-aligned.
@@ -147,20 +149,22 @@ def critic_advantages(
     """
     ensemble = quantiles.mean(-2)
     options = {"gamma": gamma, "segment_ids": segment_ids}
+    critic_rewards = rewards
     if pessimistic:
         zeros = torch.zeros_like(rewards)
         _, following = distributional_gae(zeros, _shortfall(quantiles), mask, lam=0.0, **options)  # γ x(s_{t+1})
         rewards = rewards + following[..., 0]
+        critic_rewards = critic_rewards + (1 - critic_lam) * following[..., 0]
     atoms, end = ensemble, bootstrap
     if measure is expectation:  # GAE is linear: its mean is GAE on the mean
         atoms = ensemble.mean(-1, keepdim=True)
         end = None if bootstrap is None else bootstrap.mean(-1, keepdim=True)
     advantages, _ = distributional_gae(rewards, atoms, mask, lam=lam, bootstrap=end, **options)
-    advantages = measure(advantages) * mask
-    if bootstrap is None and not isinstance(critic_lam, Tensor) and critic_lam == 1:
-        return advantages, monte_carlo_returns(rewards, mask, **options)[..., None]
+    advantages = measure(advantages)
+    if bootstrap is None and critic_lam == 1:
+        return advantages, monte_carlo_returns(critic_rewards, mask, **options)[..., None]
     _, returns = distributional_gae(
-        rewards, ensemble, mask, lam=critic_lam, bootstrap=bootstrap, target=critic_target, **options
+        critic_rewards, ensemble, mask, lam=critic_lam, bootstrap=bootstrap, target=critic_target, **options
     )
     return advantages, returns
 
