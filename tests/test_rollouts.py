@@ -17,6 +17,7 @@ from modeling_dvpo.training.policy.generation import end_token_ids
 from modeling_dvpo.training.policy.prompts import Prompt, PromptArguments
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, RolloutError, load_environment, roll_out
 from modeling_dvpo.training.policy.turns import turn_ids
+from modeling_dvpo.training.reward_checks import RewardDataError
 
 END = 2
 TEXTS = ["What is 2 + 3?", "hello", "First add two and three. The answer", "a", "world hello", "is 5 The"]
@@ -444,12 +445,12 @@ def test_an_environment_may_change_what_it_is_given(policy, chats, tiny_tokenize
 
 
 def test_environments_by_name():
-    assert load_environment("json:loads") is json.loads
-    with pytest.raises(RolloutError, match="write `package.module:function`"):
-        load_environment("json.loads")
-    with pytest.raises(RolloutError, match="cannot be imported.*no_such_function"):
+    assert load_environment("json:loads") is load_environment("json.loads") is json.loads
+    with pytest.raises(RewardDataError, match="'json' is not a multi-turn environment: write `package.module:func"):
+        load_environment("json")
+    with pytest.raises(RewardDataError, match="multi-turn environment .* cannot be imported.*no_such_function"):
         load_environment("json:no_such_function")
-    with pytest.raises(RolloutError, match="not a function"):
+    with pytest.raises(RewardDataError, match="not a function; a multi-turn environment is needed"):
         load_environment("json:__name__")
 
 

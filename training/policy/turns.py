@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from modeling_dvpo.training.policy.generation import RolloutError
 from modeling_dvpo.training.policy.prompts import Prompt
+from modeling_dvpo.training.reward_scoring import import_function
 from modeling_dvpo.training.reward_turns import Messages
 
 Environment = Callable[..., list]
@@ -30,20 +30,8 @@ TURN = "POLICY-TURN"
 
 
 def load_environment(name: str) -> Environment:
-    """An environment by its importable name, `package.module:function`."""
-    module, separator, attribute = name.partition(":")
-    if not (module and separator and attribute):
-        raise RolloutError(f"{name!r} is not an environment: write `package.module:function`.")
-    try:
-        environment = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RolloutError(
-            f"The environment {name!r} cannot be imported ({error}): check the name, and that its module is installed "
-            "or its directory is on PYTHONPATH."
-        ) from error
-    if not callable(environment):
-        raise RolloutError(f"{name!r} is {environment!r:.40}, not a function that answers the policy's turns.")
-    return environment
+    """An environment by its importable name; raises `RewardDataError` as reward functions' names do."""
+    return import_function(name, "multi-turn environment")
 
 
 def next_turns(
