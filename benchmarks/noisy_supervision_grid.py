@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from modeling_dvpo.losses import CriticLossConfig
-from modeling_dvpo.training.tasks import arithmetic, knowledge
+from modeling_dvpo.training.tasks import arithmetic, dialogue, knowledge
 
 SHARED: dict[str, Any] = {
     "prompts_per_step": 16,
@@ -96,7 +96,7 @@ class Task:
     preparation: dict[str, Any]
     """Settings of the imitation policy, and numbers of prompts: to train on, and held out in each domain."""
     reward: str = "exact_reward"
-    """The clean reward, a function of `module`."""
+    """The clean reward, a function of `module`: its mean is the accuracy that is reported."""
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -116,6 +116,13 @@ _PROMPTS = {"train_prompts": 4000, "eval_prompts": 200}
 TASKS = {
     "arithmetic": Task(arithmetic, {"max_completion_length": 64}, {"num_steps": 800, "carelessness": 0.3, **_PROMPTS}),
     "knowledge": Task(knowledge, {"max_completion_length": 48}, {"num_steps": 800, "carelessness": 0.3, **_PROMPTS}),
+    "dialogue": Task(
+        dialogue,
+        # the length is that of a conversation, the user's turns included
+        {"max_completion_length": 96, "environment": f"{dialogue.__name__}:environment"},
+        {"num_steps": 1000, "learning_rate": 2e-3, "carelessness": 0.15, **_PROMPTS},
+        reward="task_completion",
+    ),
 }
 
 

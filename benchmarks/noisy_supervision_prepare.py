@@ -36,25 +36,23 @@ def is_prepared(directory: Path, preparation: dict) -> bool:
 def prepare(task_name: str, seed: int, directory: Path, preparation: dict) -> None:
     """Writes `policy/`, `train.jsonl` and `<domain>.jsonl`, and the stamp last: a directory without it is not used."""
     task = TASKS[task_name]
-    problems = task.module
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     settings = dict(preparation)
     domains, train_prompts, eval_prompts = (settings.pop(k) for k in ("domains", "train_prompts", "eval_prompts"))
 
-    training = problems.distinct_problems(train_prompts, seed=seed, domain=task.train_domain)
-    _write_prompts(directory / "train.jsonl", training)
+    training = task.module.prompt_rows(train_prompts, seed=seed, domain=task.train_domain)
+    _write_rows(directory / "train.jsonl", training)
     for domain in domains:
-        held_out = problems.distinct_problems(eval_prompts, seed=seed, domain=domain, held_out=True)
-        _write_prompts(directory / f"{domain}.jsonl", held_out)
-    demonstrations = problems.demonstrations(seed=seed, domain=domains, carelessness=settings.pop("carelessness"))
-    tokenizer = imitation.build_tokenizer(problems.WORDS, problems.CHARACTERS)
-    imitation.train_policy(demonstrations, tokenizer, directory / "policy", seed=seed, **settings)
+        held_out = task.module.prompt_rows(eval_prompts, seed=seed, domain=domain, held_out=True)
+        _write_rows(directory / f"{domain}.jsonl", held_out)
+    demonstrations = task.module.demonstrations(seed=seed, domain=domains, carelessness=settings.pop("carelessness"))
+    imitation.train_policy(demonstrations, task.module.tokenizer(), directory / "policy", seed=seed, **settings)
     (directory / STAMP).write_text(json.dumps(preparation))
 
 
-def _write_prompts(path: Path, problems) -> None:
-    path.write_text("".join(json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems))
+def _write_rows(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

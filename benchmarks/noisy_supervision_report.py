@@ -140,9 +140,10 @@ def report(results: Results) -> str:
 def _overview(results: Results) -> str:
     failed = [run for run, record in results.items() if record["status"] != "ok"]
     text = (
-        f"{len(results) - len(failed)} finished runs, {len(failed)} failed. Final accuracy in per cent, mean over "
-        f"seeds with a 95 % bootstrap interval over seeds; `out of domain` is the mean of the domains before it, "
-        f"`average` that of all domains. Collapsed: final in-domain accuracy more than {100 * COLLAPSE:.0f} points "
+        f"{len(results) - len(failed)} finished runs, {len(failed)} failed. Final accuracy (mean of the task's clean "
+        "reward: right answers, or dialogues completed) in per cent, mean over seeds with a 95 % bootstrap interval "
+        "over seeds; `out of domain` is the mean of the domains before it, `average` that of all domains. Collapsed: "
+        f"final in-domain accuracy more than {100 * COLLAPSE:.0f} points "
         "below the run's own start."
     )
     return "\n".join([text, *(f"\n- failed: {run}" for run in failed)])

@@ -83,15 +83,19 @@ class Workplace:
     def start(self, run: Run, settings: dict[str, Any]) -> subprocess.Popen:
         """A fresh process of the trainer; what an earlier attempt left is removed."""
         shutil.rmtree(self.output(run), ignore_errors=True)
-        data, task = self.data(run), TASKS[run.task]
-        flags = {
+        flags = self.flags(run, settings)
+        return start_process([sys.executable, self.trainer, *as_arguments(flags)], self.log(run))
+
+    def flags(self, run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+        """The run's flags of `train_dvpo.py`, and which files it reads and writes."""
+        data = self.data(run)
+        return {
             **settings["flags"],
             "model_name_or_path": data / "policy",
             "dataset": data / "train.jsonl",
-            "eval_dataset": [data / f"{domain}.jsonl" for domain in task.domains],
+            "eval_dataset": [data / f"{domain}.jsonl" for domain in TASKS[run.task].domains],
             "output_dir": self.output(run),
         }
-        return start_process([sys.executable, self.trainer, *as_arguments(flags)], self.log(run))
 
     def drop_checkpoints(self, run: Run) -> None:
         """Most of a run's size; the trained policy stays."""

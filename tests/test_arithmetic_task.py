@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from modeling_dvpo.training.tasks import arithmetic
 from modeling_dvpo.training.tasks.arithmetic import (
     DOMAINS,
     STUDY_DOMAINS,
@@ -17,6 +18,7 @@ from modeling_dvpo.training.tasks.arithmetic import (
     process_reward,
     stated_answer,
 )
+from modeling_dvpo.training.tasks.imitation import imitation_batch
 
 PROMPT = "7+3*4-9="
 #   what is written                              exact  graded  process
@@ -124,6 +126,20 @@ def test_demonstrations_of_a_mixture_are_careless_work_of_the_training_side():
     assert 0.3 < sum(exact_reward(prompts, completions)) / len(rows) < 0.9
     exact = itertools.islice(demonstrations(seed=0, carelessness=0.0), 50)
     assert all(is_correct(prompt, completion) for (prompt, _), (completion, _) in exact)
+
+
+def test_every_demonstration_fits_the_tokenizer():
+    tokenizer = arithmetic.tokenizer()
+    batch = list(itertools.islice(demonstrations(seed=0, domain=list(DOMAINS), carelessness=0.3), 200))
+    ids = imitation_batch(batch, tokenizer)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids[0], skip_special_tokens=True) == "".join(part for part, _ in batch[0])
+
+
+def test_rows_are_the_prompts_of_distinct_problems():
+    problems = distinct_problems(50, seed=1, domain="many_digits", held_out=True)
+    rows = arithmetic.prompt_rows(50, seed=1, domain="many_digits", held_out=True)
+    assert rows == [{"prompt": problem.prompt} for problem in problems]
 
 
 def test_the_split_holds_across_seeds():

@@ -5,13 +5,10 @@ import random
 
 import pytest
 
+from modeling_dvpo.training.tasks import dialogue
 from modeling_dvpo.training.tasks.dialogue import (
-    CHARACTERS,
-    CHAT_TEMPLATE,
     DOMAINS,
-    SPECIAL_TOKENS,
     STUDY_DOMAINS,
-    WORDS,
     Goal,
     action_completion,
     demonstration,
@@ -27,7 +24,7 @@ from modeling_dvpo.training.tasks.dialogue import (
 )
 from modeling_dvpo.training.tasks.dialogue_goals import SERVICES, VALUES
 from modeling_dvpo.training.tasks.dialogue_user import EXTRA_QUESTIONS
-from modeling_dvpo.training.tasks.imitation import build_tokenizer, conversation_demonstration, imitation_batch
+from modeling_dvpo.training.tasks.imitation import conversation_demonstration, imitation_batch
 from modeling_dvpo.training.tasks.problem_streams import is_held_out
 
 RATES = (task_completion, action_completion, goal_completion)
@@ -257,18 +254,19 @@ def test_streams_are_seeded_and_held_out_openings_are_disjoint():
 
 
 def test_rows_hold_distinct_goals_that_read_back():
-    goals = distinct_goals(300, seed=0)
-    rows = prompt_rows(goals)
+    goals = distinct_goals(300, seed=0, domain="more_slots", held_out=True)
+    rows = prompt_rows(300, seed=0, domain="more_slots", held_out=True)
     assert len({row["goal"] for row in rows}) == 300
     assert [Goal.from_json(row["goal"]) for row in rows] == goals
     assert [row["prompt"] for row in rows] == [opening(goal) for goal in goals]
+    assert {tuple(row) for row in rows} == {("prompt", "goal")}
 
 
 # --- tokens
 
 
 def test_texts_are_short_and_made_of_the_tasks_tokens_alone():
-    tokenizer = build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
+    tokenizer = dialogue.tokenizer()
     longest = 0
     for _, conversation in itertools.chain(*(led_by_expert(domain, 200, 0.5) for domain in DOMAINS)):
         ids = tokenizer.apply_chat_template(conversation, return_dict=False)
@@ -284,7 +282,7 @@ def test_texts_are_short_and_made_of_the_tasks_tokens_alone():
 
 
 def test_template_renders_a_turn_the_same_alone_and_within_a_conversation():
-    tokenizer = build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
+    tokenizer = dialogue.tokenizer()
     conversation = demonstration(HOTEL)
     whole = tokenizer.apply_chat_template(conversation, tokenize=False)
     assert whole.count("<eos>") == len(conversation) == 6
@@ -294,7 +292,7 @@ def test_template_renders_a_turn_the_same_alone_and_within_a_conversation():
 
 
 def test_demonstrations_are_of_the_training_side_and_fit_the_tokenizer():
-    tokenizer = build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
+    tokenizer = dialogue.tokenizer()
     shown = list(itertools.islice(demonstrations(seed=0, domain=STUDY_DOMAINS), 200))
     assert tokenizer.unk_token_id not in imitation_batch(shown, tokenizer)["input_ids"]
     openings = [text.removeprefix("<user>").partition("<eos>")[0] for (text, _), *_ in shown]

@@ -3,12 +3,11 @@ import random
 
 import pytest
 
-from modeling_dvpo.training.tasks.imitation import build_tokenizer, imitation_batch
+from modeling_dvpo.training.tasks import knowledge
+from modeling_dvpo.training.tasks.imitation import imitation_batch
 from modeling_dvpo.training.tasks.knowledge import (
-    CHARACTERS,
     DOMAINS,
     STUDY_DOMAINS,
-    WORDS,
     Problem,
     demonstrations,
     distinct_problems,
@@ -120,6 +119,12 @@ def test_no_two_domains_share_a_prompt_and_the_split_holds_across_seeds():
     assert not any(map(is_held_out, train)) and all(map(is_held_out, held_out))
 
 
+def test_rows_are_the_prompts_of_distinct_problems():
+    problems = distinct_problems(50, seed=1, domain="more_hops", held_out=True)
+    rows = knowledge.prompt_rows(50, seed=1, domain="more_hops", held_out=True)
+    assert rows == [{"prompt": problem.prompt} for problem in problems]
+
+
 def test_careless_work_slips_at_the_promised_rates():
     # The last two facts are fresh: 3 % of 4000 tries (standard error 0.3 %), the others 30 % (0.7 %).
     for start, rate, tolerance in (("c", 0.3, 0.03), ("a", 0.3, 0.03), ("d", 0.03, 0.012), ("b", 0.03, 0.012)):
@@ -147,7 +152,7 @@ def test_with_two_names_there_is_nothing_to_mistake():
 
 
 def test_every_demonstration_fits_the_tokenizer():
-    tokenizer = build_tokenizer(WORDS, CHARACTERS)
+    tokenizer = knowledge.tokenizer()
     stream = demonstrations(seed=0, domain=STUDY_DOMAINS, carelessness=0.3)
     batch = list(itertools.islice(stream, 200))
     ids = imitation_batch(batch, tokenizer)["input_ids"]

@@ -31,12 +31,15 @@ from noisy_supervision_runs import (  # noqa: E402
     append_result,
     as_arguments,
     in_parallel,
+    read_metrics,
     read_results,
     still_to_run,
     summary,
 )
 
 from modeling_dvpo.losses import TERMS, CriticLossConfig  # noqa: E402
+from modeling_dvpo.training import train_dvpo  # noqa: E402
+from modeling_dvpo.training.policy.turns import load_environment  # noqa: E402
 
 TASK = TASKS["arithmetic"]
 TWO_METHODS = Grid(("dvpo", "ppo"), ("flip=0", "flip=0.4"), (0, 1), max_steps=4, eval_steps=2)
@@ -149,7 +152,7 @@ def test_every_method_is_reported_and_every_curve_has_a_style_of_its_own():
     ("changes", "message"),
     [
         ({"methods": ("dvop",)}, "Unknown method 'dvop'; did you mean 'dvpo'"),
-        ({"tasks": ("chess",)}, "Unknown task 'chess'; there are arithmetic, knowledge"),
+        ({"tasks": ("chess",)}, "Unknown task 'chess'; there are arithmetic, knowledge, dialogue"),
         ({"seeds": (0, 0)}, "needs seeds, each once"),
         ({"noises": ()}, "needs noises, each once"),
         ({"eval_steps": 0}, "eval_steps must be at least 1, got 0"),
@@ -299,13 +302,30 @@ def test_a_policy_and_prompts_are_prepared_once(name, tmp_path):
     assert not is_prepared(directory, preparation)
     prepare(name, 0, directory, preparation)
     assert is_prepared(directory, preparation)
-    prompts = {path.stem: [json.loads(line)["prompt"] for line in path.open()] for path in directory.glob("*.jsonl")}
+    rows = {path.stem: [json.loads(line) for line in path.open()] for path in directory.glob("*.jsonl")}
+    prompts = {stem: [json.dumps(row["prompt"]) for row in found] for stem, found in rows.items()}
     domains = TASKS[name].domains
     assert {stem: len(rows) for stem, rows in prompts.items()} == {"train": 20, **dict.fromkeys(domains, 5)}
     assert not set(prompts["train"]) & {prompt for domain in domains for prompt in prompts[domain]}
     assert (directory / "policy" / "model.safetensors").is_file()
     with pytest.raises(ValueError, match="was prepared with .* choose another --work_dir"):
         is_prepared(directory, TWO_METHODS.preparation_of(name))
+
+
+def test_a_dialogue_run_goes_through_the_trainer(tmp_path):
+    """Prepared files and flags as the study gives them, a policy that has learnt nothing, one step of few samples."""
+    tiny = {"num_steps": 1, "batch_size": 2, "hidden_size": 16, "num_layers": 1, "train_prompts": 8, "eval_prompts": 3}
+    grid = Grid(("reinforce_plus_plus",), ("flip=0.2",), (0,), ("dialogue",), 1, 1, preparation=tiny)
+    (run,) = grid.runs()
+    settings, workplace = grid.settings(run), Workplace(tmp_path)
+    prepare(run.task, run.seed, workplace.data(run), settings["preparation"])
+    train_dvpo.main(as_arguments(workplace.flags(run, settings) | {"prompts_per_step": 4, "num_generations": 2}))
+    found = summary(read_metrics(workplace.output(run)), run, settings)
+    assert [line.keys() for line in found["learning_curve"]] == [{"step", *TASKS["dialogue"].domains}] * 2
+    assert found["samples"] == 8
+    assert load_environment(settings["flags"]["environment"]) is TASKS["dialogue"].module.environment
+    shown = [json.loads(line) for line in (workplace.output(run) / "completions.jsonl").open()]
+    assert all(row["prompt"].startswith("user: ") and row["completion"].startswith("assistant: ") for row in shown)
 
 
 # --- figures out of lines ---------------------------------------------------------------------------------------

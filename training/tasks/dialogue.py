@@ -18,6 +18,8 @@ domains. We found no published definitions of its rates or its dialogues: these 
 import random
 from collections.abc import Iterator, Sequence
 
+from transformers import PreTrainedTokenizerFast
+
 from modeling_dvpo.training.tasks.dialogue_goals import (
     ASK,
     BOOK,
@@ -53,6 +55,7 @@ __all__ = [
     "prompt_rows",
     "stated_answer",
     "task_completion",
+    "tokenizer",
 ]
 
 SPECIAL_TOKENS = ("<system>", "<user>", "<assistant>")
@@ -92,10 +95,14 @@ def demonstrations(
     *, seed: int, domain: str | Sequence[str] = "in_domain", carelessness: float = 0.15
 ) -> Iterator[Demonstration]:
     """An endless stream of goals of the training side as somebody careless goes about them, to be imitated."""
-    tokenizer = build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
-    slips = random.Random(seed)
+    renders, slips = tokenizer(), random.Random(seed)
     for goal in generate_goals(seed=seed, domain=domain):
-        yield conversation_demonstration(demonstration(goal, carelessness, slips), tokenizer)
+        yield conversation_demonstration(demonstration(goal, carelessness, slips), renders)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Made for the task: a token for each service, slot and value, and one that begins each message."""
+    return build_tokenizer(WORDS, CHARACTERS, chat_template=CHAT_TEMPLATE, special_tokens=SPECIAL_TOKENS)
 
 
 def _booked(goal: Goal, slot: str, value: str, carelessness: float, rng: random.Random | None) -> str:

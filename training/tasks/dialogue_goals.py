@@ -6,7 +6,7 @@ which slots are told in the opening, where the user misspeaks there, and what co
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from modeling_dvpo.training.tasks.problem_streams import first_distinct, problem_stream
@@ -139,9 +139,12 @@ def distinct_goals(
     return first_distinct(count, generate_goals(seed=seed, domain=domain, held_out=held_out))
 
 
-def prompt_rows(goals: Iterable[Goal]) -> list[dict]:
-    """Rows of a data set: `prompt`, a conversation of the opening alone, and `goal`, a JSON string (dictionaries of
-    different keys do not share a column)."""
+def prompt_rows(
+    count: int, *, seed: int, domain: str | Sequence[str] = "in_domain", held_out: bool = False
+) -> list[dict]:
+    """A data set of the first `count` different goals of the stream: `prompt`, a conversation of the opening alone,
+    and `goal`, a JSON string (dictionaries of different keys do not share a column). Goals may share an opening."""
+    goals = distinct_goals(count, seed=seed, domain=domain, held_out=held_out)
     return [{"prompt": [{"role": "user", "content": goal.prompt}], "goal": goal.to_json()} for goal in goals]
 
 

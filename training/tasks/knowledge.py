@@ -15,6 +15,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerFast
+
+from modeling_dvpo.training.tasks.imitation import build_tokenizer
 from modeling_dvpo.training.tasks.problem_streams import first_distinct, problem_stream
 from modeling_dvpo.training.tasks.problem_streams import is_held_out as is_held_out  # the split is part of the task
 from modeling_dvpo.training.tasks.worked_text import ANSWER, careless_demonstrations, matching_share, stated_text
@@ -122,6 +125,19 @@ def distinct_problems(
 ) -> list[Problem]:
     """The first `count` different problems of the stream."""
     return first_distinct(count, generate_problems(seed=seed, domain=domain, held_out=held_out))
+
+
+def prompt_rows(
+    count: int, *, seed: int, domain: str | Sequence[str] = "few_facts", held_out: bool = False
+) -> list[dict[str, str]]:
+    """A data set of the first `count` different problems of the stream; its one column is `prompt`."""
+    problems = distinct_problems(count, seed=seed, domain=domain, held_out=held_out)
+    return [{"prompt": problem.prompt} for problem in problems]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Made for the task: a token for `answer `, one for each name and sign."""
+    return build_tokenizer(WORDS, CHARACTERS)
 
 
 def demonstrations(
