@@ -189,6 +189,21 @@ class TestPrepare:
             advantages, _ = reference.gae(rewards, before, mask, 0.9, lam)
             assert_close(found.double(), advantages.mean(-1)[mask], rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("algorithm", HEADS)
+    def test_a_truncated_completion_bootstraps_behind_its_last_token(self, updates, algorithm):
+        """Its reward left out, the last target is γ times the value there; Robust Bellman's that of the worst head."""
+        made, samples = updates(algorithm, bootstrap_truncated=True), samples_of()
+        steps = [mini_batch(samples, drop=True)]
+        made.prepare(steps, policy_learns=True, report=None)
+        returns = by_sample(steps, "returns", samples)
+        with torch.no_grad():
+            behind = made.critic(torch.tensor([samples[3].input_ids])).quantiles[0, -1]
+        expected = 0.9 * (behind.amin(0) if algorithm == "robust_bellman" else behind.mean(0))
+        assert_close(returns[3][-1], expected, rtol=1e-4, atol=1e-5)
+        assert algorithm == "ppo" or behind.std(0).min() > 0.01, "heads that agree test nothing"
+        for sample, found in zip(samples[:3], returns, strict=False):  # these ended
+            assert_close(found[-1], torch.full_like(found[-1], sample.reward))
+
     @pytest.mark.parametrize(
         ("settings", "mini_batches", "old"),
         [
@@ -342,7 +357,7 @@ class TestLearn:
             # Adam's first moments are a tenth of the gradients
             assert_close(their_moments, moments, rtol=1e-3, atol=1e-5)
 
-    @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+    @pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "ppo"])
     def test_the_first_gradient_equals_a_loop_over_tokens(self, updates, algorithm):
         """The complete loss of a real step: temperature, own aggregation, KL to the reference, whitened advantages."""
         made, samples = updates(algorithm, kl_coef=0.3, entropy_coef=0.2), samples_of()
@@ -363,7 +378,7 @@ class TestLearn:
         loss = reference.policy_loss(
             rows,
             temperature=0.7,
-            aggregation={"grpo": "sequence", "ppo": "token"}[algorithm],
+            aggregation={"grpo": "sequence", "dr_grpo": "constant", "ppo": "token"}[algorithm],
             clip_low=0.2,
             clip_high=0.2,
             kl_coef=0.3,
