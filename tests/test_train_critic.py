@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import modeling_dvpo.training.train_critic as script
 from modeling_dvpo import AutoModelForDistributionalValue
-from modeling_dvpo.training.config import ConfigError, parse_config
+from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.critic_arguments import CriticArguments, TrainingArguments
-from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError
+from modeling_dvpo.training.reward_data import RewardDataError
 
 REPOSITORY = Path(script.__file__).parents[1]
 SCRIPT = str(Path(script.__file__))
@@ -617,9 +617,3 @@ def test_the_page_has_every_setting_and_every_metric(one_process):
     metrics = {name.removeprefix("eval_") for line in one_process[0].values() for name in line} | {TIMING}
     metrics = {re.sub(r"coverage_(80|90)", r"_\1", name) for name in metrics}
     assert [name for name in (*settings, *sorted(metrics)) if f"`{name}`" not in page] == []
-
-
-@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "training" / "recipes").glob("*.yaml")), ids=lambda p: p.name)
-def test_recipes_parse(recipe):
-    given = [f"--{name}=x" for name in ("model_name_or_path", "dataset", "output_dir")]
-    parse_config((CriticArguments, RewardDataArguments, TrainingArguments), [str(recipe), *given])
