@@ -9,19 +9,21 @@ import json
 import random
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import modeling_dvpo.training.train_dvpo as script
+from modeling_dvpo.training.distributed import distributed_run
 from modeling_dvpo.training.policy.rollouts import Rollout
 
 
 def fixed_roll_out(policy, tokenizer, prompts, args, *, greedy=False, environment=None):
-    """Completions by prompt and generation: of all lengths, some cut, some with tokens in between that are no actions."""
+    """Completions by prompt and generation: of all lengths, some cut, some with a token that is no action."""
     seen, rollouts = Counter(), []
     for prompt in prompts:
         draw = random.Random(f"{prompt.index} {seen[prompt.index]}")
         seen[prompt.index] += 1
-        length = draw.randint(1, args.max_completion_length)
+        length = min(draw.randint(1, 14), args.max_completion_length)
         own = [draw.randrange(3, 300) for _ in range(length)]
         mask = [True] * length
         if length > 4 and draw.random() < 0.5:
@@ -44,5 +46,7 @@ def fixed_roll_out(policy, tokenizer, prompts, args, *, greedy=False, environmen
 
 if __name__ == "__main__":
     script.roll_out = fixed_roll_out
-    for arguments in json.loads(Path(sys.argv[1]).read_text()):
-        script.main(arguments)
+    with distributed_run() as device:
+        script.distributed_run = lambda: nullcontext(device)  # a process group cannot be made twice
+        for arguments in json.loads(Path(sys.argv[1]).read_text()):
+            script.main(arguments)

@@ -79,6 +79,13 @@ def gather_lists(items: list) -> list:
     return [item for part in gathered for item in part]
 
 
+def broadcast(module: torch.nn.Module) -> None:
+    """Give all ranks rank 0's parameters, in place; before sharding, for what ranks have drawn each for itself."""
+    if world_size() > 1:
+        for parameter in module.parameters():
+            dist.broadcast(parameter.data, 0)
+
+
 def shard(model: torch.nn.Module, device: torch.device, *, bf16: bool) -> torch.nn.Module:
     """FSDP2: shard parameters, gradients and optimizer state over all ranks, in place; one process only moves them.
 

@@ -59,7 +59,7 @@ from modeling_dvpo.training.reward_checks import RewardDataError, require_pad_to
 from modeling_dvpo.training.reward_noise import parse_reward_noise
 from modeling_dvpo.training.reward_scoring import load_reward_function, reward_names
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
-from modeling_dvpo.training.tracking import RunLog, without_nan
+from modeling_dvpo.training.tracking import RunLog
 from modeling_dvpo.training.trainable import choose_trainable, parameter_counts
 
 ARGUMENTS = (
@@ -184,7 +184,7 @@ class PolicyRun:
         evaluated = self.evaluate() if first == 1 else None
         for step in range(first, args.max_steps + 1):
             metrics = self.step(step)
-            self.progress |= {"step": step, "metrics": without_nan(metrics)}
+            self.progress |= {"step": step, "metrics": metrics}
             if not self.log.opened:
                 claim_run_directory(
                     args.output_dir, self.settings, resume=args.resume, overwrite=args.overwrite_output_dir

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from modeling_dvpo import CriticLossConfig
-from modeling_dvpo.training.distributed import shard
+from modeling_dvpo.training.distributed import broadcast, shard
 from modeling_dvpo.training.learner import Learner
 from modeling_dvpo.training.policy.policy_files import critic_record, load_online_critic, warn_of_other_critic
 from modeling_dvpo.training.trainable import choose_trainable
@@ -47,6 +47,7 @@ class OnlineCritic:
             warn_of_other_critic(self.parent_config, record)
         if not self.frozen:
             self.model.fit_return_scale(returns, fresh_heads=fresh)
+            broadcast(self.model.quantile_heads)  # fresh ones are random, and ranks have sampled each for itself
             self.model.config.critic_loss = loss_config.to_dict()
             self.model.config.critic_training = record
         self.place()

@@ -62,6 +62,7 @@ def evaluate(
 def sample_table(samples: Sequence[Sample], dataset: str) -> list[dict]:
     """One row a sample: where from, prompt, completion, the reward that counts, and each function's own."""
     return [
-        {"dataset": dataset, "prompt": s.prompt, "completion": s.completion, "reward": s.reward, **s.rewards}
-        for s in samples
+        {"dataset": dataset, "prompt": sample.prompt, "completion": sample.completion, "reward": sample.reward}
+        | {f"reward/{name}": value for name, value in sample.rewards.items()}
+        for sample in samples
     ]
