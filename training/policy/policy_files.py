@@ -23,6 +23,7 @@ from modeling_dvpo.training.saving import save_language_model, write_whole
 from modeling_dvpo.training.tracking import without_nan
 
 RECORD_FILE = "pair.json"
+DIGEST_CHUNK = 2**24  # bytes
 
 
 def load_policy(args):
@@ -198,7 +199,7 @@ def _digests(directory: Path) -> dict[str, str]:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:  # in parts: a shard may have gigabytes
-        while part := file.read(2**24):
+    with path.open("rb") as file:
+        while part := file.read(DIGEST_CHUNK):
             digest.update(part)
     return digest.hexdigest()
