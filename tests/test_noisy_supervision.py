@@ -128,7 +128,8 @@ def test_methods_differ_in_nothing_but_their_own_flags():
     for name, method in METHODS.items():
         flags = TWO_METHODS.settings(Run(name, "flip=0.2", 0, "arithmetic"))["flags"]
         assert SHARED.items() <= flags.items()
-        assert not {"max_steps", "num_generations", "prompts_per_step"} & method.flags.keys()
+        assert "max_steps" not in method.flags
+        assert method.flags["prompts_per_step"] * method.flags["num_generations"] == 128
 
 
 def test_the_ablation_adds_terms_in_the_papers_order():
