@@ -677,6 +677,26 @@ def test_every_kind_runs(inputs, tmp_path, kind):
         assert not any("k_proj.lora_B" in name for name in trained)
 
 
+def test_an_adapter_goes_on(inputs, tmp_path):
+    """Other servers read the adapter too, so it says nothing of heads that a policy has not."""
+    given = {"trainable": "lora", "warmup_ratio": 0, "max_steps": 2, "learning_rate": 1e-2}
+    run(tmp_path / "first", inputs, SHORT, given, algorithm="grpo")
+    first = tmp_path / "first" / "last" / "policy"
+    adapter = json.loads((first / "adapter_config.json").read_text())
+    assert adapter["modules_to_save"] is None and adapter["task_type"] == "CAUSAL_LM"
+    onwards = {**CRITIC, **given, "model_name_or_path": first, "critic_trainable": "lora"}
+    metrics = run(tmp_path / "second", inputs, SHORT, onwards)
+    # close to the policy as it started, adapter and all
+    assert metrics[1]["kl"] < 0.1 * metrics[2]["kl"]
+    before, after = weights(tmp_path / "first" / "last"), weights(tmp_path / "second" / "last")
+    adapted = [name for name in before if ".lora_" in name]
+    assert adapted and all(not torch.equal(before[name], after[name]) for name in adapted)
+    whole = [name for name in before if ".lora_" not in name]
+    assert all(torch.equal(before[name], after[name]) for name in whole)
+    with pytest.raises(ConfigError, match="policy is a LoRA adapter, and trainable is 'all'"):
+        run(tmp_path / "third", inputs, SHORT, onwards, trainable="all")
+
+
 def test_the_reference_is_another_model_where_one_is_named(inputs, tmp_path, runs):
     _, folder = runs("grpo")
     metrics = run(tmp_path / "run", inputs, SHORT, algorithm="grpo", reference=folder / "last" / "policy", max_steps=1)

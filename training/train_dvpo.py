@@ -13,7 +13,6 @@ import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -49,7 +48,7 @@ from modeling_dvpo.training.policy.policy_arguments import (
     check_together,
     unused_settings,
 )
-from modeling_dvpo.training.policy.policy_files import load_policy, load_reference, save_pair
+from modeling_dvpo.training.policy.policy_files import add_adapter, base_of, load_policy, load_reference, save_pair
 from modeling_dvpo.training.policy.policy_updates import PolicyUpdates
 from modeling_dvpo.training.policy.prompts import PromptArguments, PromptSampler, load_prompts
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, RolloutError, load_environment, roll_out
@@ -93,7 +92,7 @@ class PolicyRun:
         self.algorithm = ALGORITHMS[algorithm_args.algorithm]
         set_seed(args.seed)
         # Data and rewards first: bad input is named before any weights are read.
-        policy_config, self.tokenizer = load_config_and_tokenizer(policy_args)
+        policy_config, self.tokenizer = load_config_and_tokenizer(base_of(policy_args))
         self.load_prompts(prompt_args, policy_config)
         functions = [load_reward_function(name) for name in reward_args.reward_funcs]
         self.score = Scorer(
@@ -122,7 +121,8 @@ class PolicyRun:
             drop_truncated_rewards=algorithm_args.bootstrap_truncated,
             device=device,
         )
-        choose_trainable(policy, SimpleNamespace(**vars(policy_args), lora_dropout=0.0))
+        add_adapter(policy, policy_args)
+        choose_trainable(policy, policy_args)
         if args.gradient_checkpointing:
             policy.gradient_checkpointing_enable({"use_reentrant": False})
             policy.train()  # dropout is off; checkpointing asks for this mode

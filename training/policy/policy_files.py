@@ -5,11 +5,13 @@ import json
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import find_adapter_config_file
 
 import modeling_dvpo
 from modeling_dvpo import AutoModelForDistributionalValue
@@ -24,6 +26,17 @@ from modeling_dvpo.training.tracking import without_nan
 
 RECORD_FILE = "pair.json"
 DIGEST_CHUNK = 2**24  # bytes
+
+
+def base_of(args):
+    """The arguments, with the base model's name in place of an adapter's: a policy's adapter has no config of its own
+    (with one beside it, `AutoModelForCausalLM` would look for whole weights there)."""
+    adapter = find_adapter_config_file(args.model_name_or_path, revision=args.revision)
+    if adapter is None:
+        return args
+    return replace(
+        args, model_name_or_path=json.loads(Path(adapter).read_text())["base_model_name_or_path"], revision=None
+    )
 
 
 def load_policy(args):
@@ -56,6 +69,21 @@ def _load_language_model(name: str, args, revision):
     return model
 
 
+def add_adapter(policy, args) -> None:
+    """Add a LoRA adapter, without dropout, where `trainable` asks for one and none was loaded; in place."""
+    if args.trainable == "lora" and not getattr(policy, "_hf_peft_config_loaded", False):
+        from peft import LoraConfig
+
+        policy.add_adapter(
+            LoraConfig(
+                r=args.lora_r,
+                lora_alpha=args.lora_alpha,
+                target_modules=args.lora_target_modules,
+                task_type="CAUSAL_LM",
+            )
+        )
+
+
 @contextmanager
 def as_reference(policy, reference):
     """Yield the model that gives the reference's log-probabilities."""
@@ -72,11 +100,14 @@ def as_reference(policy, reference):
 def load_online_critic(policy_args, critic_args, algorithm: str, tokenizer):
     """The critic that the algorithm asks for, float32, on the CPU, and the config it had before.
 
+    A fresh one has the weights of the policy, or of the base of the policy's adapter.
+
     Raises:
         ConfigError: it has another tokenizer than the policy, or heads of the wrong kind.
     """
-    chosen, name = ALGORITHMS[algorithm], critic_args.critic or policy_args.model_name_or_path
-    revision = critic_args.critic_revision if critic_args.critic else policy_args.revision
+    chosen, base = ALGORITHMS[algorithm], base_of(policy_args)
+    name = critic_args.critic or base.model_name_or_path
+    revision = critic_args.critic_revision if critic_args.critic else base.revision
     parent_config = AutoConfig.from_pretrained(name, revision=revision)
     if critic_args.critic:
         try:
