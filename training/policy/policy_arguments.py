@@ -160,7 +160,7 @@ class PolicyTrainingArguments(RunArguments):
     max_steps: int = option(500, "Rounds of rollouts and updates.")
     prompts_per_step: int = option(64, "Prompts of one step, over all ranks.")
     logging_steps: int = option(1, "Write training metrics every n steps.")
-    log_completions: int = option(4, "Completions shown in completions.jsonl (and trackers) at each evaluation.")
+    log_completions: int = option(4, "Completions shown of a logged step and of an evaluated set (completions.jsonl).")
     eval_temperature: float | None = option(None, "Temperature of evaluation; 0 is greedy, by default training's.")
     eval_generations: int = option(1, "Completions per evaluation prompt.")
 
