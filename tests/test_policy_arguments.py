@@ -88,11 +88,13 @@ def together(**settings):
         PolicyArguments,
         PromptArguments,
         RolloutArguments,
+        RewardArguments,
         AlgorithmArguments,
         PolicyCriticArguments,
         PolicyTrainingArguments,
     )
-    settings = {"model_name_or_path": "a/b", "dataset": "rows.jsonl", "output_dir": "run", **settings}
+    given = {"model_name_or_path": "a/b", "dataset": "rows.jsonl", "reward_funcs": ["a:b"], "output_dir": "run"}
+    settings = {**given, **settings}
     parts = [
         {name: settings.pop(name) for name in list(settings) if name in kind.__dataclass_fields__} for kind in kinds
     ]
@@ -129,6 +131,7 @@ def test_what_goes_together(settings):
         ({"critic_trainable": "none"}, "critic_trainable is 'none', so the critic must be a trained one"),
         ({"reference": "c/d", "kl_coef": 0.0}, "reference is set, and there is no KL penalty"),
         ({"prompts_per_step": 3, "num_generations": 3, "num_mini_batches": 6}, "does not divide the 9 completions"),
+        ({"reward_noise": ["flip=0.2", "majority_vote=a:b"]}, "a majority vote, and num_generations is 1"),
         ({"eval_steps": 5}, "eval_steps is set, but nothing is held out"),
     ],
 )

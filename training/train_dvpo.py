@@ -70,8 +70,8 @@ ARGUMENTS = (
 def main(arguments: list[str] | None = None) -> None:
     """Run the script with these arguments, by default the command line's."""
     parsed = parse_config(ARGUMENTS, arguments)
-    policy_args, prompt_args, rollout_args, _, algorithm_args, critic_args, args = parsed
-    check_together(policy_args, prompt_args, rollout_args, algorithm_args, critic_args, args)
+    check_together(*parsed)
+    args = parsed[-1]
     settings = {name: value for part in parsed for name, value in asdict(part).items()}
     check_run_directory(args.output_dir, settings, resume=args.resume, overwrite=args.overwrite_output_dir)
     transformers_logging.disable_progress_bar()
@@ -228,6 +228,8 @@ class PolicyRun:
             metrics["learning_rate"] = rate
             self.updates.policy.schedule.step()
         if self.updates.critic_learner:
+            body, heads = self.updates.critic_learner.learning_rates()
+            metrics |= {"critic/learning_rate": body, "critic/heads_learning_rate": heads}
             self.updates.critic_learner.schedule.step()
         if report:
             report.reduce(sum_over_ranks)

@@ -172,7 +172,7 @@ class PolicyTrainingArguments(RunArguments):
             require_not_negative(self, "eval_temperature")
 
 
-def check_together(policy_args, prompt_args, rollout_args, algorithm_args, critic_args, args) -> None:
+def check_together(policy_args, prompt_args, rollout_args, reward_args, algorithm_args, critic_args, args) -> None:
     """Refuse settings that are each fine, and do not go together.
 
     Raises:
@@ -203,6 +203,11 @@ def check_together(policy_args, prompt_args, rollout_args, algorithm_args, criti
         raise ConfigError(
             f"num_generations is {rollout_args.num_generations}, and {algorithm} compares the completions of a "
             "prompt: it must be at least 2; 8 is common."
+        )
+    if rollout_args.num_generations < 2 and any(spec.startswith("majority_vote") for spec in reward_args.reward_noise):
+        raise ConfigError(
+            "reward_noise has a majority vote, and num_generations is 1: a completion alone always has the majority; "
+            "8 is common."
         )
     completions, parts = args.prompts_per_step * rollout_args.num_generations, algorithm_args.num_mini_batches
     if completions % parts:
