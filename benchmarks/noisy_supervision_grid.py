@@ -74,6 +74,9 @@ METHODS = {
     "dvpo_consistency": Method("+ consistency", _without(*_TAIL, *_SHIFT, *_SHAPE)),
     "dvpo_tail": Method("+ tail calibration", _without(*_SHIFT, *_SHAPE)),
     "dvpo_shift": Method("+ shift", _without(*_SHAPE)),
+    # value pretraining: 30 steps more, in which the critic alone learns
+    "dvpo_pretrained": Method("DVPO, critic pretrained", _dvpo(critic_warmup_steps=30)),
+    "ppo_pretrained": Method("PPO, critic pretrained", {"algorithm": "ppo", **CRITIC, "critic_warmup_steps": 30}),
     # the critic alone: how much of a distribution it learns
     "dvpo_scalar": Method("DVPO, scalar critic", _dvpo(num_quantiles=1)),
     "dvpo_quantile": Method("DVPO, quantile loss only", _without("risk", "consistency", *_TAIL, *_SHIFT, *_SHAPE)),
@@ -82,6 +85,7 @@ METHODS = {
 COMPARISONS = {
     "Methods": ("dvpo", "dvpo_paper", "ppo", "grpo", "dr_grpo", "reinforce_plus_plus", "robust_bellman"),
     "Ablation of the critic's loss": ("dvpo_core", "dvpo_consistency", "dvpo_tail", "dvpo_shift", "dvpo"),
+    "Value pretraining (half as many samples more)": ("dvpo", "dvpo_pretrained", "ppo", "ppo_pretrained"),
     "Distributional and scalar critic, all else equal": ("dvpo_scalar", "dvpo_quantile", "dvpo"),
 }
 """The report's tables: which methods stand in one. Every method is in one at least."""
@@ -147,7 +151,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Grid:
-    """All methods × noises × tasks × seeds, each run of the same length."""
+    """All methods × noises × tasks × seeds, each policy updated for the same number of steps."""
 
     methods: Sequence[str]
     noises: Sequence[str]
@@ -192,7 +196,8 @@ class Grid:
             **task.flags,
             "reward_funcs": [f"{task.module.__name__}:{task.reward}"],
             "reward_noise": [_full_spec(spec, task) for spec in run.noise.split(" + ")],
-            "max_steps": self.max_steps,
+            # as many steps for every policy
+            "max_steps": self.max_steps + METHODS[run.method].flags.get("critic_warmup_steps", 0),
             "eval_steps": self.eval_steps,
             "seed": run.seed,
         }
@@ -213,6 +218,7 @@ GRIDS = {
     "ablation": Grid(COMPARISONS["Ablation of the critic's loss"], ("flip=0.2",), range(5)),
     "scalar": Grid(COMPARISONS["Distributional and scalar critic, all else equal"], _FLIPS, range(5)),
     "clean": Grid(COMPARISONS["Methods"], ("flip=0",), range(3)),
+    "pretraining": Grid(COMPARISONS["Value pretraining (half as many samples more)"], _FLIPS, range(5)),
     "structured": Grid(
         COMPARISONS["Methods"],
         (
