@@ -74,6 +74,9 @@ METHODS = {
     "dvpo_consistency": Method("+ consistency", _without(*_TAIL, *_SHIFT, *_SHAPE)),
     "dvpo_tail": Method("+ tail calibration", _without(*_SHIFT, *_SHAPE)),
     "dvpo_shift": Method("+ shift", _without(*_SHAPE)),
+    # with λ = 1 a critic is a baseline and nothing else: what it has not learnt takes no credit from early tokens
+    "dvpo_lam1": Method("DVPO, λ = 1", _dvpo(lam=1.0)),
+    "ppo_lam1": Method("PPO, λ = 1", {"algorithm": "ppo", **CRITIC, "lam": 1.0}),
     # value pretraining: 30 steps more, in which the critic alone learns
     "dvpo_pretrained": Method("DVPO, critic pretrained", _dvpo(critic_warmup_steps=30)),
     "ppo_pretrained": Method("PPO, critic pretrained", {"algorithm": "ppo", **CRITIC, "critic_warmup_steps": 30}),
@@ -85,6 +88,7 @@ METHODS = {
 COMPARISONS = {
     "Methods": ("dvpo", "dvpo_paper", "ppo", "grpo", "dr_grpo", "reinforce_plus_plus", "robust_bellman"),
     "Ablation of the critic's loss": ("dvpo_core", "dvpo_consistency", "dvpo_tail", "dvpo_shift", "dvpo"),
+    "λ of the advantages": ("dvpo", "dvpo_lam1", "ppo", "ppo_lam1", "reinforce_plus_plus"),
     "Value pretraining (half as many samples more)": ("dvpo", "dvpo_pretrained", "ppo", "ppo_pretrained"),
     "Distributional and scalar critic, all else equal": ("dvpo_scalar", "dvpo_quantile", "dvpo"),
 }
@@ -218,6 +222,7 @@ GRIDS = {
     "ablation": Grid(COMPARISONS["Ablation of the critic's loss"], ("flip=0.2",), range(5)),
     "scalar": Grid(COMPARISONS["Distributional and scalar critic, all else equal"], _FLIPS, range(5)),
     "clean": Grid(COMPARISONS["Methods"], ("flip=0",), range(3)),
+    "lam": Grid(COMPARISONS["λ of the advantages"], ("flip=0.2", "flip=0.4"), range(5)),
     "pretraining": Grid(COMPARISONS["Value pretraining (half as many samples more)"], _FLIPS, range(5)),
     "structured": Grid(
         COMPARISONS["Methods"],
