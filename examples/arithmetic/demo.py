@@ -3,7 +3,7 @@
 A small policy learns to work out arithmetic from somebody careless; its own completions, scored by a verifier, are the
 reward set. Critics are fine-tuned on it from the policy's weights (scalar, quantile-only, and with all of DVPO's
 terms), held against what really happens in 64 continuations from each of 200 states, saved, loaded again, and
-fine-tuned on a second reward set.
+fine-tuned on a second reward set. Then the policy itself goes on: DVPO, with the critic that knows it.
 """
 
 import argparse
@@ -37,7 +37,8 @@ from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.training.tasks import arithmetic
 
 ROOT = Path(__file__).parents[2]
-SCRIPT, RECIPE = ROOT / "training" / "train_critic.py", ROOT / "training" / "recipes" / "demo.yaml"
+CRITIC_SCRIPT, CRITIC_RECIPE = ROOT / "training" / "train_critic.py", ROOT / "training" / "recipes" / "demo.yaml"
+POLICY_SCRIPT, POLICY_RECIPE = ROOT / "training" / "train_dvpo.py", ROOT / "training" / "recipes" / "arithmetic.yaml"
 DOMAIN = "single_digits"
 REWARDS = {"exact": arithmetic.exact_reward, "graded": arithmetic.graded_reward}
 SECOND_REWARDS = {"process": arithmetic.process_reward}
@@ -85,6 +86,9 @@ def main() -> None:
     starts = {"anew": out / "policy", "continued": out / "exact" / "composite" / "last"}
     fine_tune(out, seed, [("process", name, start, []) for name, start in starts.items()])
 
+    say("6. The policy goes on: DVPO with that critic, and GRPO, which needs none")
+    train_policies(out, seed)
+
     say("Result")
     held_out = {name: held_out_reports(out, name) for name in REWARDS}
     for name in REWARDS:
@@ -94,6 +98,8 @@ def main() -> None:
         print(table(held_out[name], "critic"), "\n")
     print("Reward 'process', explained variance on the held-out completions by optimizer step\n")
     print(transfer_table(out))
+    print("\nAccuracy of the policy on held-out prompts by step of 128 completions\n")
+    print(policy_table(out))
     picture = draw(out, policy, tokenizer, eval_rollouts, seed)
     (out / "report.json").write_text(json.dumps({"monte_carlo": truth, "held_out": held_out}, indent=1))
     print(f"\nFigure: {picture}\nNumbers: {out / 'report.json'}\n{time.perf_counter() - started:.0f} s in all\n")
@@ -121,30 +127,60 @@ def rollouts(policy, tokenizer, number: int, seed: int, *, held_out: bool):
 
 
 def fine_tune(out: Path, seed: int, runs) -> None:
-    """Run `train_critic.py` for each (reward, name, start, flags), as many at a time as there are cores."""
+    """Run `train_critic.py` for each (reward, name, start, flags)."""
+    jobs = {
+        (reward, name): [
+            CRITIC_SCRIPT, CRITIC_RECIPE, "--model_name_or_path", start, "--dataset", reward_set(out, reward, "train"),
+            "--eval_dataset", reward_set(out, reward, "eval"), "--output_dir", out / reward / name, *flags,
+        ]
+        for reward, name, start, flags in runs
+    }  # fmt: skip
+    for reward, name in run_scripts(out, seed, jobs, "critics"):
+        tqdm.write(f"{reward}/{name}: explained variance {evaluations(out / reward / name)[-1][1]:.3f} held out")
+
+
+def train_policies(out: Path, seed: int) -> None:
+    """Run `train_dvpo.py` from the same policy with two algorithms."""
+    for side, count in (("train", 4000), ("eval", 400)):
+        problems = arithmetic.distinct_problems(count, seed=seed, domain=DOMAIN, held_out=side == "eval")
+        lines = [json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems]
+        (out / f"prompts-{side}.jsonl").write_text("".join(lines))
+    starts = {
+        "dvpo": ["--critic", out / "exact" / "composite" / "last"],
+        "grpo": ["--prompts_per_step", "16", "--num_generations", "8"],
+    }
+    jobs = {
+        ("policies", name): [
+            POLICY_SCRIPT, POLICY_RECIPE, "--algorithm", name, "--model_name_or_path", out / "policy",
+            "--dataset", out / "prompts-train.jsonl", "--eval_dataset", out / "prompts-eval.jsonl",
+            "--output_dir", out / "policies" / name, *start,
+        ]
+        for name, start in starts.items()
+    }  # fmt: skip
+    for _, name in run_scripts(out, seed, jobs, "policies"):
+        tqdm.write(f"{name}: {accuracies(out / 'policies' / name)[-1][1]:.1%} right")
+
+
+def run_scripts(out: Path, seed: int, jobs: dict[tuple[str, str], list], unit: str):
+    """Run each script as many at a time as there are cores; yields the names as they finish."""
     # models this small gain more from a core each than from threads
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {pool.submit(run_script, out, seed, *run): run for run in runs}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="critics", unit="critic"):
-            reward, name, *_ = jobs[job]
+        running = {pool.submit(run_script, out, seed, name, command): name for name, command in jobs.items()}
+        for job in tqdm(as_completed(running), total=len(running), desc=unit, unit="run"):
             job.result()
-            tqdm.write(f"{reward}/{name}: explained variance {evaluations(out / reward / name)[-1][1]:.3f} held out")
+            yield running[job]
 
 
-def run_script(out: Path, seed: int, reward: str, name: str, start: Path, flags) -> None:
-    log = out / "logs" / f"{reward}-{name}.log"
+def run_script(out: Path, seed: int, name: tuple[str, str], arguments: list) -> None:
+    log = out / "logs" / f"{'-'.join(name)}.log"
     log.parent.mkdir(exist_ok=True)
-    command = [
-        sys.executable, SCRIPT, RECIPE, "--model_name_or_path", start, "--dataset", reward_set(out, reward, "train"),
-        "--eval_dataset", reward_set(out, reward, "eval"), "--output_dir", out / reward / name,
-        "--overwrite_output_dir", "--seed", str(seed), *flags,
-    ]  # fmt: skip
+    command = [sys.executable, *map(str, arguments), "--overwrite_output_dir", "--seed", str(seed)]
     with log.open("w") as file:
         done = subprocess.run(
             command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{log.read_text()[-2000:]}")
+        raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
 
 
 def load(directory: Path):
@@ -209,6 +245,22 @@ def transfer_table(out: Path) -> str:
     lines.append("|-----------|" + "|".join("-------:" for _ in runs["anew"]) + "|")
     for name, evaluated in runs.items():
         lines.append(f"| {name:<9} | " + " | ".join(f"{explained:6.3f}" for _, explained, _ in evaluated) + " |")
+    return "\n".join(lines)
+
+
+def accuracies(run: Path) -> list[tuple[int, float]]:
+    """(step, share of right answers) of each evaluation of a policy."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    name = "eval/prompts-eval/exact_reward"
+    return [(line["step"], line[name]) for line in lines if name in line]
+
+
+def policy_table(out: Path) -> str:
+    runs = {name: accuracies(out / "policies" / name) for name in ("dvpo", "grpo")}
+    lines = ["| algorithm | " + " | ".join(f"{step:>6}" for step, _ in runs["dvpo"]) + " |"]
+    lines.append("|-----------|" + "|".join("-------:" for _ in runs["dvpo"]) + "|")
+    for name, evaluated in runs.items():
+        lines.append(f"| {name:<9} | " + " | ".join(f"{accuracy:6.3f}" for _, accuracy in evaluated) + " |")
     return "\n".join(lines)
 
 
