@@ -190,7 +190,8 @@ class TestEveryAlgorithm:
         if algorithm in WITH_CRITIC:
             terms = ("quantile", "risk", "cvar", "gain", "shift", "shape", "curvature", "consistency")
             report = ("explained_variance", "crps", "pinball", "mae", "bias", "head_disagreement")
-            expected |= {f"critic/{name}" for name in ("loss", "grad_norm", "underestimation", *terms, *report)}
+            expected |= {f"critic/{name}" for name in ("loss", "underestimation", *terms, *report)}
+            expected |= {f"critic/{name}" for name in ("grad_norm", "learning_rate", "heads_learning_rate")}
         if algorithm == "dvpo":
             distribution = ("sd", "crossing_rate", "coverage_50", "coverage_80", "coverage_90", "pit_ks")
             expected |= {f"critic/{name}" for name in distribution}
