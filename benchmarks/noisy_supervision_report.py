@@ -127,8 +127,11 @@ def report(results: Results) -> str:
     """All tables as Markdown: for each task and comparison, one block a noise."""
     parts = [_overview(results)]
     for task in TASKS:
+        shown: set[str] = set()
         for title, methods in COMPARISONS.items():
-            for noise in noises_of(results, task, methods):
+            own = set(methods) - shown  # without a run of these the table would repeat an earlier one
+            shown |= own
+            for noise in noises_of(results, task, own):
                 present = [method for method in methods if finished(results, task, noise, method)]
                 if present:
                     parts += [f"### {title}: {task}, {noise}", _accuracy_table(results, task, noise, present)]
