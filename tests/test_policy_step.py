@@ -199,7 +199,8 @@ class TestFirstRatio:
         assert_close(action_log_probs(policy, batch, 1.0)[0], old, rtol=1e-5, atol=1e-5)
 
     def test_lora_dropout(self, policy):
-        peft = pytest.importorskip("peft")
+        import peft
+
         model = tiny_causal_lm("qwen3")
         model.add_adapter(peft.LoraConfig(r=2, lora_dropout=0.5, target_modules="all-linear", init_lora_weights=False))
         model.train()

@@ -488,7 +488,8 @@ class TestLearn:
 @pytest.mark.parametrize("init", [True, False])
 def test_an_adapters_base_is_the_reference(models, init):
     """Without a model of its own the reference is the policy without its adapter, which then is on again."""
-    peft = pytest.importorskip("peft")
+    import peft
+
     policy, _ = copy.deepcopy(models)
     base = copy.deepcopy(policy)
     policy.add_adapter(peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=init))

@@ -226,7 +226,8 @@ def test_the_policy_is_left_as_it_was_and_can_be_trained(prompts, tiny_tokenizer
 
 
 def test_a_lora_policy_samples_with_its_adapter(policy, prompts, tiny_tokenizer):
-    peft = pytest.importorskip("peft")
+    import peft
+
     base = copy.deepcopy(policy)
     base.generation_config = own = GenerationConfig(suppress_tokens=list(range(3, 320)), eos_token_id=END)
     torch.manual_seed(0)

@@ -22,14 +22,9 @@ from modeling_dvpo.training.reward_columns import row_reader
 from modeling_dvpo.training.reward_files import read_rows
 from modeling_dvpo.training.reward_rows import Row, RowTokenizer
 from modeling_dvpo.training.reward_scoring import load_reward_function, score_rows
+from modeling_dvpo.training.run_arguments import option
 
 logger = logging.getLogger(__name__)
-
-
-def _argument(default: Any, text: str) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(kw_only=True)
@@ -39,37 +34,35 @@ class RewardDataArguments:
     dataset: str = field(
         metadata={"help": "A .jsonl/.json/.parquet/.csv file, a saved dataset, a folder of data files or a Hub name."}
     )
-    dataset_config: str | None = _argument(None, "Configuration name of the dataset, where it has several.")
-    dataset_split: str = _argument("train", "Split to train on; slices such as `train[:1000]` work.")
-    eval_dataset: str | None = _argument(None, "Held-out set, in any of the forms of `dataset`.")
-    eval_split: str | None = _argument(
+    dataset_config: str | None = option(None, "Configuration name of the dataset, where it has several.")
+    dataset_split: str = option("train", "Split to train on; slices such as `train[:1000]` work.")
+    eval_dataset: str | None = option(None, "Held-out set, in any of the forms of `dataset`.")
+    eval_split: str | None = option(
         None, "Split to evaluate on: of `eval_dataset`, or of `dataset` where that is not given."
     )
-    eval_fraction: float = _argument(0.0, "Share of the rows held out for evaluation, split by prompt; 0 for none.")
-    prompt_column: str = _argument("prompt", "Prompt: text, or a list of chat messages.")
-    completion_column: str = _argument("completion", "Completion: text, or a list of chat messages.")
-    messages_column: str = _argument("messages", "Whole conversation; used where there is no completion column.")
-    tools_column: str = _argument("tools", "Tools for the chat template, where the column exists.")
-    reward_column: str = _argument("reward", "Reward: a number, or a list of numbers with `step_ends`.")
-    step_ends_column: str = _argument("step_ends", "Ends of the steps, as character offsets into the completion.")
-    token_rewards_column: str = _argument("token_rewards", "One reward per completion token, where the column exists.")
-    chosen_column: str = _argument("chosen", "Preferred completion or conversation of a preference pair.")
-    rejected_column: str = _argument("rejected", "Rejected completion or conversation of a preference pair.")
-    chosen_score_column: str = _argument("chosen_score", "Score of the preferred completion.")
-    rejected_score_column: str = _argument("rejected_score", "Score of the rejected completion.")
-    truncated_column: str = _argument(
-        "truncated", "Whether the length limit cut the completion; it gets no end token."
-    )
-    subset_column: str | None = _argument(None, "Label (a domain, say) carried through to evaluation.")
-    max_length: int | None = _argument(None, "Longest row in tokens; the model's context by default.")
-    drop_long_rows: bool = _argument(False, "Drop rows longer than `max_length` instead of refusing the set.")
-    append_eos: bool = _argument(True, "End text completions with the end token; chats are left to the template.")
-    reward_funcs: list[str] = _argument(
+    eval_fraction: float = option(0.0, "Share of the rows held out for evaluation, split by prompt; 0 for none.")
+    prompt_column: str = option("prompt", "Prompt: text, or a list of chat messages.")
+    completion_column: str = option("completion", "Completion: text, or a list of chat messages.")
+    messages_column: str = option("messages", "Whole conversation; used where there is no completion column.")
+    tools_column: str = option("tools", "Tools for the chat template, where the column exists.")
+    reward_column: str = option("reward", "Reward: a number, or a list of numbers with `step_ends`.")
+    step_ends_column: str = option("step_ends", "Ends of the steps, as character offsets into the completion.")
+    token_rewards_column: str = option("token_rewards", "One reward per completion token, where the column exists.")
+    chosen_column: str = option("chosen", "Preferred completion or conversation of a preference pair.")
+    rejected_column: str = option("rejected", "Rejected completion or conversation of a preference pair.")
+    chosen_score_column: str = option("chosen_score", "Score of the preferred completion.")
+    rejected_score_column: str = option("rejected_score", "Score of the rejected completion.")
+    truncated_column: str = option("truncated", "Whether the length limit cut the completion; it gets no end token.")
+    subset_column: str | None = option(None, "Label (a domain, say) carried through to evaluation.")
+    max_length: int | None = option(None, "Longest row in tokens; the model's context by default.")
+    drop_long_rows: bool = option(False, "Drop rows longer than `max_length` instead of refusing the set.")
+    append_eos: bool = option(True, "End text completions with the end token; chats are left to the template.")
+    reward_funcs: list[str] = option(
         [], "Score the rows with these: `package.module:function` names, or directories or Hub names of reward models."
     )
-    reward_weights: list[float] = _argument([], "Weight of each reward function; 1 by default.")
-    reward_batch_size: int = _argument(64, "Rows a reward function is called with at a time.")
-    num_workers: int | None = _argument(None, "Processes that tokenise; one by default.")
+    reward_weights: list[float] = option([], "Weight of each reward function; 1 by default.")
+    reward_batch_size: int = option(64, "Rows a reward function is called with at a time.")
+    num_workers: int | None = option(None, "Processes that tokenise; one by default.")
 
     def __post_init__(self):
         if not 0.0 <= self.eval_fraction < 1.0:
