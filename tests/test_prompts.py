@@ -6,6 +6,7 @@ import logging
 import pytest
 from tiny_models import tiny_config
 
+from modeling_dvpo.text_problems import DataError
 from modeling_dvpo.training.config import ConfigError, parse_config
 from modeling_dvpo.training.policy.prompts import PromptArguments, PromptSampler, load_prompts
 from modeling_dvpo.training.reward_data import RewardDataError
@@ -115,9 +116,9 @@ def test_chats_need_a_template_that_takes_them(load, tiny_tokenizer):
     with pytest.raises(RewardDataError, match="refused by the chat template.*no system role"):
         load({"prompt": [USER]})
     tiny_tokenizer.chat_template = None
-    with pytest.raises(RewardDataError, match="no chat template"):
+    with pytest.raises(DataError, match="no chat template"):
         load({"prompt": [USER]})
-    with pytest.raises(RewardDataError, match="no chat template"):
+    with pytest.raises(DataError, match="no chat template"):
         load({"prompt": "hello"}, chat=True)
 
 

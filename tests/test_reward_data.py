@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import HfArgumentParser, Qwen3Config
 
+from modeling_dvpo.text_problems import DataError
 from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator
 from modeling_dvpo.training.reward_checks import PROBLEMS, require_pad_token
 from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError, load_reward_data
@@ -188,7 +189,7 @@ class TestChat:
 
     def test_chats_need_a_template(self, load, tiny_tokenizer):
         tiny_tokenizer.chat_template = None
-        with pytest.raises(RewardDataError, match="The rows are chats, and the tokenizer has no chat template"):
+        with pytest.raises(DataError, match="The rows are chats, and the tokenizer has no chat template"):
             load({"messages": TURNS, "reward": 1.0})
 
     @pytest.mark.parametrize(
@@ -505,7 +506,7 @@ class TestRefusals:
 
     def test_no_end_token(self, load, tiny_tokenizer):
         tiny_tokenizer.eos_token = None
-        with pytest.raises(RewardDataError, match="no end token to append"):
+        with pytest.raises(DataError, match="no end token to append"):
             load(text(0.0), text())
         load(text(0.0), text(), append_eos=False)
 

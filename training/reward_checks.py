@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from modeling_dvpo.text_problems import DataError, RowProblem
+
 # Rows with this return could not be told from rows without one: `labels` use it to mean "no target here".
 IGNORED_RETURN = -100.0
 
@@ -70,19 +72,8 @@ PROBLEMS = {
 }
 
 
-class RewardDataError(ValueError):
+class RewardDataError(DataError):
     """A reward set, or its tokenizer, that cannot be trained on; the message says what to change."""
-
-
-class RowProblem(Exception):
-    """One row's problem: a kind of `PROBLEMS` and what was found."""
-
-    def __init__(self, kind: str, found: str):
-        super().__init__(f"{kind}: {found}")
-        self.kind, self.found = kind, found
-
-    def note(self) -> str:
-        return f"{self.kind}: {self.found}"
 
 
 def raise_for_problems(notes: Sequence[str], row_ids: Sequence[int], source: str) -> None:
@@ -132,22 +123,6 @@ def finite_number(value: Any) -> float:
     if not math.isfinite(value):
         raise RowProblem("reward is not finite", repr(value))
     return float(value)
-
-
-def require_chat_template(tokenizer) -> None:
-    if not tokenizer.chat_template:
-        raise RewardDataError(
-            "The rows are chats, and the tokenizer has no chat template: set `tokenizer.chat_template`, use the "
-            "tokenizer of a chat model, or give the rows as text."
-        )
-
-
-def require_end_token(tokenizer) -> None:
-    if tokenizer.eos_token_id is None:
-        raise RewardDataError(
-            "The tokenizer has no end token to append to completions: set `tokenizer.eos_token`, or use "
-            "`append_eos=false`."
-        )
 
 
 def require_pad_token(tokenizer) -> int:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
+from modeling_dvpo.text_problems import RowProblem
 from modeling_dvpo.training import reward_checks as checks
-from modeling_dvpo.training.reward_checks import RewardDataError, RowProblem
+from modeling_dvpo.training.reward_checks import RewardDataError
 from modeling_dvpo.training.reward_columns import row_reader
 from modeling_dvpo.training.reward_files import read_rows
 from modeling_dvpo.training.reward_rows import Row, RowTokenizer

@@ -19,6 +19,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo import CriticLossConfig
+from modeling_dvpo.text_problems import DataError
 from modeling_dvpo.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from modeling_dvpo.training.config import ConfigError, parse_config
 from modeling_dvpo.training.critic_arguments import CriticArguments, TrainingArguments
@@ -44,7 +45,7 @@ from modeling_dvpo.training.distributed import (
 from modeling_dvpo.training.learner import Learner
 from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays, supports_packing
 from modeling_dvpo.training.reward_checks import require_pad_token
-from modeling_dvpo.training.reward_data import RewardDataArguments, RewardDataError, load_reward_data
+from modeling_dvpo.training.reward_data import RewardDataArguments, load_reward_data
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
 from modeling_dvpo.training.tracking import RunLog
 from modeling_dvpo.training.trainable import choose_trainable, parameter_counts
@@ -233,6 +234,6 @@ class CriticRun:
 if __name__ == "__main__":
     try:
         main()
-    except (ConfigError, RewardDataError) as error:
+    except (ConfigError, DataError) as error:
         # every rank finds the same error; one says so
         sys.exit(f"{type(error).__name__}: {error}" if os.environ.get("RANK", "0") == "0" else 1)

@@ -20,6 +20,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo.critic_report import CriticReport, discrete_tolerance
+from modeling_dvpo.text_problems import DataError
 from modeling_dvpo.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from modeling_dvpo.training.config import ConfigError, parse_config
 from modeling_dvpo.training.critic_files import load_config_and_tokenizer
@@ -54,7 +55,7 @@ from modeling_dvpo.training.policy.prompts import PromptArguments, PromptSampler
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, RolloutError, load_environment, roll_out
 from modeling_dvpo.training.policy.sample_report import evaluate, sample_metrics, sample_table
 from modeling_dvpo.training.policy.samples import Sample, Scorer, outcome_returns, share_of
-from modeling_dvpo.training.reward_checks import RewardDataError, require_pad_token
+from modeling_dvpo.training.reward_checks import require_pad_token
 from modeling_dvpo.training.reward_noise import parse_reward_noise
 from modeling_dvpo.training.reward_scoring import load_reward_function, reward_names
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
@@ -330,6 +331,6 @@ def seed_of(*parts: int) -> int:
 if __name__ == "__main__":
     try:
         main()
-    except (ConfigError, RewardDataError, RolloutError) as error:
+    except (ConfigError, DataError, RolloutError) as error:
         # every rank finds the same error; one says so
         sys.exit(f"{type(error).__name__}: {error}" if os.environ.get("RANK", "0") == "0" else 1)

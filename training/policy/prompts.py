@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
+from modeling_dvpo.assistant_turns import Messages
+from modeling_dvpo.completion_tokens import plain_messages, prompt_ids
+from modeling_dvpo.text_problems import RowProblem, require_chat_template
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.reward_checks import (
     RewardDataError,
-    RowProblem,
     list_rows,
-    require_chat_template,
     require_column,
     require_vocabulary,
 )
 from modeling_dvpo.training.reward_files import read_rows
-from modeling_dvpo.training.reward_rows import plain_messages, prompt_ids
-from modeling_dvpo.training.reward_turns import Messages
 from modeling_dvpo.training.run_arguments import option
 
 logger = logging.getLogger(__name__)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modeling_dvpo.assistant_turns import Messages
 from modeling_dvpo.training.policy.generation import Generator, RolloutArguments, RolloutError
 from modeling_dvpo.training.policy.prompts import Prompt
 from modeling_dvpo.training.policy.turns import Environment, load_environment, next_turns, turn_ids
-from modeling_dvpo.training.reward_turns import Messages
 
 __all__ = ["Rollout", "RolloutArguments", "RolloutError", "load_environment", "roll_out"]
 

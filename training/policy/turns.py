@@ -18,10 +18,10 @@ import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from modeling_dvpo.assistant_turns import Messages
 from modeling_dvpo.training.policy.generation import RolloutError
 from modeling_dvpo.training.policy.prompts import Prompt
 from modeling_dvpo.training.reward_scoring import import_function
-from modeling_dvpo.training.reward_turns import Messages
 
 Environment = Callable[..., list]
 

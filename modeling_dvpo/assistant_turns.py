@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from modeling_dvpo.training.reward_checks import RowProblem
+from modeling_dvpo.text_problems import RowProblem
 
 Messages = list[dict[str, Any]]
 Spans = list[tuple[int, int]]

@@ -1,0 +1,153 @@
+"""What a critic says of whole completions: the distribution of the return in every state along them.
+
+A completion of T action tokens passes T + 1 states: the one before each of its tokens, and the one after the last.
+Whoever wants one number for a completion reads `last_state`: the output *at* an end token is trained only where a
+return is bootstrapped from it, so it is the state before the end token that knows the whole answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modeling_dvpo.assistant_turns import Messages
+from modeling_dvpo.completion_tokens import CompletionTokenizer, Tokens
+from modeling_dvpo.text_problems import RowProblem
+
+
+@dataclass(frozen=True)
+class ScoredCompletion:
+    """A completion's tokens and what the critic expects along it; N heads, M quantiles, T action tokens.
+
+    Attributes:
+        input_ids: prompt and completion, as the critic read them.
+        action_positions: (T,) where in `input_ids` the action tokens are; a chat's other turns lie between.
+        quantiles: (T + 1, N, M) float32 on the CPU, in the reward's units: [t] is the state before action token t,
+            [T] the state after the last one.
+        ended: the last action token is an end token.
+    """
+
+    input_ids: list[int]
+    action_positions: list[int]
+    quantiles: Tensor
+    ended: bool
+
+    @property
+    def value(self) -> Tensor:
+        """(T + 1,) the expected return in every state: mean over heads and quantiles."""
+        return self.quantiles.mean((-2, -1))
+
+    @property
+    def last_state(self) -> Tensor:
+        """(N, M) quantiles of the state before the end token, or of the one after the last token of an unended one."""
+        return self.quantiles[-2 if self.ended else -1]
+
+
+def score_completions(
+    critic,
+    tokenizer,
+    prompts: Sequence[str | Messages],
+    completions: Sequence[str | Messages],
+    *,
+    truncated: bool | Sequence[bool] = False,
+    append_eos: bool = True,
+    tools: list | None = None,
+    max_tokens: int = 16384,
+) -> list[ScoredCompletion]:
+    """Read each completion after its prompt, several at a time.
+
+    Args:
+        critic: of `AutoModelForDistributionalValue`, on any device and of any dtype; evaluated without dropout.
+        tokenizer: the critic's.
+        prompts, completions: texts; or chats, whose completions are messages or the text of one assistant turn.
+        truncated: of all completions or of each: it was cut off, so it has no end token.
+        append_eos: end text completions that are not truncated with the end token, where they have none.
+        tools: for the chat template.
+        max_tokens: of a padded batch; a completion longer than that is read alone.
+
+    Returns:
+        One for each completion, in their order.
+
+    Raises:
+        ValueError: unequal numbers, a completion without tokens, or one the critic cannot read whole. `DataError`
+            where the tokenizer lacks something.
+    """
+    flags = [truncated] * len(completions) if isinstance(truncated, bool) else list(truncated)
+    if not len(prompts) == len(completions) == len(flags):
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(completions)} completions and {len(flags)} values of truncated: give as "
+            "many of each."
+        )
+    tokenize = CompletionTokenizer(tokenizer, append_eos=append_eos)
+    rows = []
+    for place, (prompt, completion, cut) in enumerate(zip(prompts, completions, flags, strict=True)):
+        try:
+            rows.append(tokenize(prompt, completion, tools=tools, truncated=cut))
+        except RowProblem as problem:
+            raise ValueError(f"Completion {place}: {problem}") from problem
+    return score_tokens(critic, rows, eos_token_id=tokenizer.eos_token_id, max_tokens=max_tokens)
+
+
+@torch.no_grad()
+def score_tokens(
+    critic, rows: Sequence[Tokens], *, eos_token_id: int | None, max_tokens: int = 16384
+) -> list[ScoredCompletion]:
+    """`score_completions` of what is tokenised already."""
+    require_readable(critic, rows)
+    training = critic.training
+    critic.eval()
+    scored: dict[int, ScoredCompletion] = {}
+    try:
+        for batch in _batches([len(row.input_ids) for row in rows], max_tokens):
+            quantiles = _quantiles(critic, [rows[i].input_ids for i in batch])
+            for i, outputs in zip(batch, quantiles, strict=True):
+                actions = [place for place, action in enumerate(rows[i].actions) if action]
+                # Output p has seen token p: the state before an action is the output one token earlier.
+                states = torch.tensor([place - 1 for place in actions] + [actions[-1]], device=outputs.device)
+                scored[i] = ScoredCompletion(
+                    input_ids=list(rows[i].input_ids),
+                    action_positions=actions,
+                    quantiles=outputs[states].float().cpu(),
+                    ended=eos_token_id is not None and rows[i].input_ids[actions[-1]] == eos_token_id,
+                )
+    finally:
+        critic.train(training)
+    return [scored[i] for i in range(len(rows))]
+
+
+def require_readable(critic, rows: Sequence[Tokens]) -> None:
+    """Raise ValueError where a row is longer than the critic's positions, or has tokens it does not know."""
+    config = critic.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None)
+    for place, row in enumerate(rows):
+        if most and len(row.input_ids) > most:
+            raise ValueError(
+                f"Completion {place} has {len(row.input_ids)} tokens with its prompt, and the critic reads {most} at "
+                "most; nothing is cut off silently: shorten it, or use a critic with a longer context."
+            )
+        if max(row.input_ids) >= config.vocab_size:
+            raise ValueError(
+                f"Completion {place} has token id {max(row.input_ids)}, and the critic's vocabulary ends at "
+                f"{config.vocab_size - 1}: use the critic's own tokenizer."
+            )
+
+
+def _batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
+    """Rows of like length together, so that little is padded; at most `max_tokens` a batch with its padding."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not batches or lengths[i] * (len(batches[-1]) + 1) > max_tokens:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def _quantiles(critic, rows: list[list[int]]) -> Tensor:
+    """(B, T, N, M) of rows padded on the right, where causal attention does not see it."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=critic.device)
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=critic.device)
+    return critic(input_ids=ids, attention_mask=mask, use_cache=False).quantiles
