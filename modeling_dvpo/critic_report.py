@@ -5,16 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .metrics import (
-    crps,
-    distance_from_uniform,
-    head_disagreement,
-    pinball_loss,
-    pit_bounds,
-    pit_slope,
-    share_inside,
-    wasserstein_1,
-)
+from .calibration import distance_from_uniform, pit_bounds, pit_slope, share_inside
+from .scores import crps, head_disagreement, pinball_loss, wasserstein_1
 
 COVERAGES = (50, 80, 90)
 # Up to this many distinct returns, a set counts as discrete.

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from modeling_dvpo.calibration import interval_coverage, pit_distance
 from modeling_dvpo.critic_report import CriticReport, critic_report
-from modeling_dvpo.metrics import crps, explained_variance, interval_coverage, pit_distance, wasserstein_1
+from modeling_dvpo.scores import crps, explained_variance, wasserstein_1
 
 
 def normal_atoms(quantiles):
