@@ -7,7 +7,7 @@
         assert hub.files("user/repo")["a.txt"] == b"hello"       # what the Hub holds
         assert hub.count("POST", "/commit/") == 1                # what the client asked; all of it: `hub.requests`
         hub.add_commit("user/repo", {"a.txt": b"theirs"})        # somebody else was faster
-        hub.faults.add("PUT", "/storage/", CutUpload(1000))      # trouble; see `hub_server.faults`
+        hub.faults.add("PUT", "/storage/", CutUpload(1000))      # trouble: `hub_server.faults`, fixture `waits`
         subprocess.run(command, env=hub.environment(tmp_path / "home", hub.token))
 
 Large files travel by plain LFS, not by Xet: with `hf_xet` installed the client uploads by Xet alone without asking the

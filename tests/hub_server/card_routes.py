@@ -65,11 +65,10 @@ def check_card(card: str, repo_type: str) -> tuple[list[str], list[str]]:
     for key in ("library_name", "pipeline_tag", "license_name", "license_link"):
         if not isinstance(data.get(key, ""), str):
             errors.append(f'"{key}" must be a string')
-    for key in ("datasets",):
-        value = data.get(key) or []
-        for one in [value] if isinstance(value, str) else value:
-            if isinstance(one, str) and not REPO_ID.fullmatch(one):
-                warnings.append(f'"{key}" with value "{one}" is not valid. Use a dataset id from the Hub.')
+    datasets = data.get("datasets") or []
+    for one in [datasets] if isinstance(datasets, str) else datasets:
+        if isinstance(one, str) and not REPO_ID.fullmatch(one):
+            warnings.append(f'"datasets" with value "{one}" is not valid. Use a dataset id from the Hub.')
     if repo_type == "model":
         errors += check_base_model(data)
         errors += check_model_index(data.get("model-index"))
@@ -112,11 +111,10 @@ def check_model_index(index) -> list[str]:
         if not need(at, model, ("name", "results")):
             continue
         for at_result, result in each(f"{at}.results", model.get("results", [])):
-            if not need(at_result, result, ("task", "metrics")):
+            if not need(at_result, result, ("task", "dataset", "metrics")):
                 continue
             need(f"{at_result}.task", result.get("task", {"type": ""}), ("type",))
-            if "dataset" in result:
-                need(f"{at_result}.dataset", result["dataset"], ("type", "name"))
+            need(f"{at_result}.dataset", result.get("dataset", {"type": "", "name": ""}), ("type", "name"))
             for at_metric, metric in each(f"{at_result}.metrics", result.get("metrics", [])):
                 need(at_metric, metric, ("type", "value"))
     return errors

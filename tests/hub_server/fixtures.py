@@ -1,18 +1,14 @@
-"""Pytest fixtures, and the context manager that points the client of this process at a server."""
+"""Pytest fixtures: a Hub with the client pointed at it, and a client that does not wait."""
 
-import os
-import sys
-from contextlib import contextmanager
-from pathlib import Path
+import time
+from types import SimpleNamespace
 from unittest import mock
 
 import huggingface_hub
 import pytest
-import transformers.dynamic_module_utils
-import transformers.utils.hub
-from huggingface_hub import constants
 
-from .server import LOGIN, HubServer
+from .client import pointed_at
+from .server import HubServer
 
 
 @pytest.fixture
@@ -23,69 +19,13 @@ def hub(tmp_path):
     assert server.crashes == [], "\n".join(server.crashes)
 
 
-@contextmanager
-def pointed_at(server: HubServer, home: str | Path, token: str | None = None):
-    """Lets `huggingface_hub` and `transformers`, imported long ago, use this Hub; afterwards all is as before.
-
-    The libraries read the environment when they are imported, so their constants are set besides. The environment is
-    set too: the client reads the token from it at every call, and child processes inherit it.
-
-    Args:
-        home: stands for `HF_HOME`: cache, modules, tokens.
-        token: None: logged out.
-    """
-    environment = server.settings(home, token)
-    home = Path(home)
-    settings = {
-        "ENDPOINT": server.endpoint,
-        "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_URL_HOSTS": constants.HF_URL_HOSTS | {"127.0.0.1"},
-        "HF_HOME": str(home),
-        "HF_HUB_CACHE": str(home / "hub"),
-        "HUGGINGFACE_HUB_CACHE": str(home / "hub"),
-        "HF_ASSETS_CACHE": str(home / "assets"),
-        "HF_TOKEN_PATH": str(home / "token"),
-        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_DISABLE_TELEMETRY": True,
-    }
-    modules = str(home / "modules")
+@pytest.fixture
+def waits():
+    """The client does not sleep between its attempts; how long it would have, in seconds, is listed here."""
+    waits = []
+    clock = SimpleNamespace(**{**vars(time), "sleep": waits.append})
     with (
-        mock.patch.dict(os.environ, environment),
-        mock.patch.multiple(
-            constants, **{name: value for name, value in settings.items() if hasattr(constants, name)}
-        ),
-        # the functions of the top level are methods of this object, made when the library was imported
-        mock.patch.object(huggingface_hub.hf_api.api, "endpoint", server.endpoint),
-        mock.patch.object(transformers.utils.hub, "_hf_api", None, create=True),
-        mock.patch.object(transformers.utils.hub, "HF_MODULES_CACHE", modules),
-        mock.patch.object(transformers.dynamic_module_utils, "HF_MODULES_CACHE", modules),
-        mock.patch.object(sys, "path", list(sys.path)),
-        without_remote_code(),
+        mock.patch.object(huggingface_hub.utils._http, "time", clock),
+        mock.patch.object(huggingface_hub.file_download, "time", clock),
     ):
-        for name in LOGIN:
-            if name not in environment:
-                os.environ.pop(name, None)
-        huggingface_hub.utils.close_session()  # its connections and proxies are those of before
-        try:
-            yield
-        finally:
-            huggingface_hub.utils.close_session()
-
-
-@contextmanager
-def without_remote_code():
-    """Forgets the modules of remote code that were imported before, and at the end those imported meanwhile."""
-
-    def taken():
-        return {
-            name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "transformers_modules"
-        }
-
-    before = taken()
-    try:
-        yield
-    finally:
-        taken()
-        sys.modules.update(before)
+        yield waits

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from fnmatch import fnmatch
 from functools import cached_property
 
 from .answers import HubError
@@ -130,8 +131,6 @@ class Repository:
 
 def matches(path: str, patterns: list[str]) -> bool:
     """Whether a path falls under patterns of a `.gitattributes` or `.gitignore`; negation is not known here."""
-    from fnmatch import fnmatch
-
     parts = path.split("/")
     for pattern in patterns:
         pattern, whole = pattern.rstrip("/"), "/" in pattern.rstrip("/")

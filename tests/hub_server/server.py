@@ -1,11 +1,12 @@
 """`HubServer`: the Hub's state, its two listeners, and what tests may look at or do to it."""
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import card_routes, commit_routes, download_routes, repository_routes, tree_routes, upload_routes  # noqa: F401
+from . import collection_routes, commit_routes, download_routes, repository_routes, tree_routes, upload_routes  # noqa: F401
 from .accounts import Accounts
 from .answers import Request
 from .connection import Listener
@@ -37,6 +38,7 @@ class HubServer:
         self.requests: list[Request] = []
         self.crashes: list[str] = []
         self.repositories: dict[tuple[str, str], Repository] = {}
+        self.collections: dict[str, dict] = {}
         self.uploads: dict[str, upload_routes.Upload] = {}
         self.token = self.add_token("user")
         self.read_token = self.add_token("user", role="read")
@@ -114,8 +116,6 @@ class HubServer:
 
     def count(self, method: str, pattern: str) -> int:
         """How many requests of this method had the regular expression in their decoded path and query."""
-        import re
-
         return sum(request.method == method and bool(re.search(pattern, request.target)) for request in self.requests)
 
     def environment(self, cache_dir: str | Path, token: str | None = None) -> dict[str, str]:
