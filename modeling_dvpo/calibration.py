@@ -5,6 +5,10 @@ Shapes and readings are those of `scores`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
 import torch
 from torch import Tensor
 
@@ -70,6 +74,71 @@ def interval_coverage(quantiles: Tensor, returns: Tensor, coverage: float = 0.8,
     return share_inside(low, high, coverage, quantiles.shape[-1]).mean().item()
 
 
+def pit_histogram(quantiles: Tensor, returns: Tensor, bins: int = 10, tolerance: float = 0.0) -> Tensor:
+    """Share of PITs in each of `bins` equal parts of [0, 1]: flat when the predictions are calibrated.
+
+    High at both ends: too narrow. High in the middle: too wide. Rising: the predictions are too low. As in
+    `pit_distance`, these are the shares expected over the randomisation, exactly: no random numbers.
+
+    Returns:
+        (bins,) float64, summing to 1.
+    """
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; at least 1 is needed.")
+    low, high = pit_bounds(quantiles, returns, tolerance)
+    edges = torch.arange(bins + 1, dtype=torch.float64, device=low.device) / bins
+    return pit_distribution(pit_slope(low, high, quantiles.shape[-1]), low.numel(), edges).diff().clamp(min=0)
+
+
+def reliability(
+    quantiles: Tensor,
+    returns: Tensor,
+    levels: Sequence[float] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95),
+    *,
+    tolerance: float = 0.0,
+) -> list[dict[str, float]]:
+    """Which share of returns lies at or below the predicted quantile at each level: the level itself, if calibrated.
+
+    A return that meets several atoms counts with the part of its PIT range (see `pit`) below the level: the PIT's
+    expected distribution function.
+
+    Returns:
+        A dict for each level: level, observed.
+    """
+    if any(not 0.0 < level < 1.0 for level in levels):
+        raise ValueError(f"levels are {list(levels)}; they are shares between 0 and 1.")
+    low, high = pit_bounds(quantiles, returns, tolerance)
+    slope = pit_slope(low, high, quantiles.shape[-1])
+    points = torch.tensor(levels, dtype=torch.float64, device=low.device)
+    observed = pit_distribution(slope, low.numel(), points).tolist()
+    return [{"level": level, "observed": share} for level, share in zip(levels, observed, strict=True)]
+
+
+def wilson_interval(inside: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for the probability behind `inside` of `count` independent trials (Wilson, 1927).
+
+    States of one response share its outcome and are not independent: count responses, not states, and give
+    `inside` as share · count.
+
+    Args:
+        inside: from 0 to count; need not be whole.
+        count: trials; with none, nothing is known and the interval is (0, 1).
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence is {confidence}; it is a share between 0 and 1.")
+    if not 0 <= inside <= count * (1 + 1e-12):  # a share times a count may exceed it by its rounding
+        raise ValueError(f"inside is {inside} of {count}; it must lie between 0 and the count.")
+    if not count:
+        return 0.0, 1.0
+    share, z = min(inside / count, 1.0), NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    # at 0 and 1 the ends are 0 and 1, which rounding would miss
+    low = 0.0 if share == 0.0 else (centre - spread) / scale
+    return low, 1.0 if share == 1.0 else (centre + spread) / scale
+
+
 def pit_bounds(quantiles: Tensor, returns: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """Ends of each return's PIT range in half steps of 1/(2M), as integers: (..., K) in 0..2M, low < high."""
     quantiles, returns = paired(quantiles, returns)
@@ -95,6 +164,15 @@ def pit_slope(low: Tensor, high: Tensor, num_quantiles: int) -> Tensor:
     low, high = low.flatten(), high.flatten()
     density = 1.0 / (high - low).double()
     return slope.index_add_(0, low, density).index_add_(0, high, -density)
+
+
+def pit_distribution(slope: Tensor, count: float, points: Tensor) -> Tensor:
+    """The distribution function with this `pit_slope` over `count` returns, at points of [0, 1]."""
+    num_pieces = len(slope) - 1
+    reached = torch.nn.functional.pad(slope.cumsum(0)[:-1].cumsum(0), (1, 0)) / count
+    place = points * num_pieces
+    piece = place.long().clamp(max=num_pieces - 1)
+    return reached[piece] + (place - piece) * (reached[piece + 1] - reached[piece])
 
 
 def distance_from_uniform(slope: Tensor, count: float) -> float:

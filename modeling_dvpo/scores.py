@@ -15,6 +15,7 @@ noise counts as error, and CRPS stays above 0. Compare critics with each other, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -41,6 +42,128 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     if not returns.numel() or bool((returns == returns.flatten()[0]).all()):
         return math.nan
     return 1.0 - ((returns - values).var(correction=0) / returns.var(correction=0)).item()
+
+
+def explained_variance_by_position(
+    values: Sequence[Tensor], returns: Sequence[Tensor | float], bins: int = 10
+) -> list[dict[str, float]]:
+    """Explained variance of the states at each tenth of their responses: how early a critic knows.
+
+    Each bin is a set of its own, of all responses at once; a response may have several states in a bin, or none.
+
+    Args:
+        values: of each response, (S,) predicted means of its states in order; `position_bins` says where each falls.
+        returns: of each response, (S,) or one number for all its states.
+        bins: of equal width.
+
+    Returns:
+        `bins` dicts: from, to, states (how many), explained_variance (NaN where the bin's returns do not vary).
+    """
+    if len(values) != len(returns):
+        raise ValueError(
+            f"{len(values)} responses' values and {len(returns)} responses' returns: give as many of each."
+        )
+    values = [double(row) for row in values]
+    returns = [double(row).expand(value.shape) for row, value in zip(returns, values, strict=True)]
+    where = position_bins([len(row) for row in values], bins)
+    values, returns = (torch.cat(rows) if rows else torch.empty(0) for rows in (values, returns))
+    table = []
+    for place in range(bins):
+        here = where == place
+        explained = explained_variance(values[here], returns[here])
+        edges = {"from": place / bins, "to": (place + 1) / bins}
+        table.append({**edges, "states": int(here.sum()), "explained_variance": explained})
+    return table
+
+
+def position_bins(lengths: Sequence[int], bins: int = 10) -> Tensor:
+    """Which of `bins` equal parts of its response each state is in: (Σ lengths,) integers, 0..bins − 1.
+
+    State t of a response's S states, t = 0..S − 1, is at t/(S − 1): its first state at 0, its last at 1, which belongs
+    to the last part. A response's only state is at 0.
+    """
+    if bins < 1 or any(length < 1 for length in lengths):
+        raise ValueError(
+            f"bins is {bins} and the shortest response has {min(lengths)} states: both must be at least 1."
+        )
+    parts = [torch.arange(length) * bins // max(length - 1, 1) for length in lengths]
+    return torch.cat(parts or [torch.empty(0, dtype=torch.long)]).clamp(max=bins - 1)
+
+
+def auc(values: Tensor, flags: Tensor) -> float:
+    """Probability that a flagged value lies above an unflagged one, ties counted half: area under the ROC curve.
+
+    ½ is chance, and what any constant gets; below ½ the values point the wrong way.
+
+    Args:
+        values: (R,) scores.
+        flags: (R,) 0/1 or bool.
+
+    Returns:
+        NaN where all flags are alike.
+    """
+    values, flags = double(values), double(flags)
+    if values.dim() != 1 or values.shape != flags.shape:
+        raise ValueError(f"values {tuple(values.shape)} and flags {tuple(flags.shape)} must have the same shape (R,).")
+    if not bool(((flags == 0) | (flags == 1)).all()):
+        strange = flags[(flags != 0) & (flags != 1)][0].item()
+        raise ValueError(f"flags has {strange}; flags are 0 or 1: compare with a threshold first.")
+    flagged, others = values[flags == 1], values[flags == 0].sort().values
+    if not len(flagged) or not len(others):
+        return math.nan
+    # Twice the number of unflagged values below, ties half, is a whole number: exact in any order.
+    below = torch.searchsorted(others, flagged) + torch.searchsorted(others, flagged, right=True)
+    return below.sum().item() / (2 * len(flagged) * len(others))
+
+
+def value_auc(
+    values: Sequence[Tensor], flags: Tensor, percents: Sequence[int] = (25, 50, 75, 100)
+) -> dict[int, float]:
+    """`auc` of the value after x % of the response against its success: how early a critic tells right from wrong.
+
+    Args:
+        values: of each response, (S,) values of its states in order: before the first token, after it, and so on to
+            the state before the end token (or after the last token, where there is no end token), so S − 1 tokens
+            lie between first and last. The state after the end token is not one of them.
+        flags: (R,) success of each response, 0/1.
+        percents: whole numbers, 0 to 100. The state taken is the last with at most x % of the tokens read.
+
+    Returns:
+        By percent; NaN where all flags are alike.
+    """
+    if any(int(percent) != percent or not 0 <= percent <= 100 for percent in percents):
+        raise ValueError(f"percents are {list(percents)}; they are whole numbers from 0 to 100.")
+    if len(values) != len(flags):
+        raise ValueError(f"{len(values)} responses and {len(flags)} flags: give one flag for each response.")
+    values = [double(row) for row in values]
+    if any(row.dim() != 1 or not len(row) for row in values):
+        raise ValueError("Each response's values must be (S,) with at least one state.")
+    table = {}
+    for percent in map(int, percents):
+        at = [row[percent * (len(row) - 1) // 100] for row in values]
+        table[percent] = auc(torch.stack(at) if at else torch.empty(0), flags)
+    return table
+
+
+def constant_quantiles(returns: Tensor, num_quantiles: int) -> Tensor:
+    """What a critic that ignores its input does best: the quantiles of these returns, in every state.
+
+    Those that fresh heads start from (`fit_return_scale`): atom floor(n·τ) of the n sorted returns; their mean for
+    one quantile.
+
+    Args:
+        returns: any shape; those of the training set, or a set's own, which gives the best constant in hindsight.
+
+    Returns:
+        (num_quantiles,) float64, sorted.
+    """
+    ordered = double(returns).flatten().sort().values
+    if not len(ordered):
+        raise ValueError("There are no returns to take quantiles of.")
+    if num_quantiles == 1:
+        return ordered.mean().reshape(1)
+    levels = quantile_levels(num_quantiles, dtype=torch.float64).to(ordered.device)
+    return ordered[(levels * len(ordered)).long().clamp(max=len(ordered) - 1)]
 
 
 def pinball_loss(quantiles: Tensor, returns: Tensor, levels: Tensor | None = None) -> Tensor:

@@ -8,15 +8,21 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_critics import tiny_batch, tiny_critic
 from torch.testing import assert_close
 
 from modeling_dvpo.calibration import pit
 from modeling_dvpo.scores import (
+    auc,
+    constant_quantiles,
     crossing_rate,
     crps,
     explained_variance,
+    explained_variance_by_position,
     head_disagreement,
     pinball_loss,
+    position_bins,
+    value_auc,
     wasserstein_1,
 )
 
@@ -52,6 +58,123 @@ class TestExplainedVariance:
     def test_shapes_are_named(self):
         with pytest.raises(ValueError, match=r"values \(2,\) and returns \(3,\)"):
             explained_variance(torch.zeros(2), torch.zeros(3))
+
+
+class TestByPosition:
+    def test_bins_by_hand(self):
+        # S = 5: 0, 1/4, 1/2, 3/4, 1 in thirds; S = 1: 0; S = 2: 0, 1
+        assert position_bins([5, 1, 2], 3).tolist() == [0, 0, 1, 2, 2, 0, 0, 2]
+
+    def test_no_rounding_moves_a_state(self):
+        """0.29 · 100 is 28.999999999999996: a state on an edge belongs to the part that begins there."""
+        assert position_bins([101], 100).tolist() == [*range(100), 99]
+
+    def test_explained_variance_by_hand(self):
+        # first halves: states (0, 0), (4, 0): values 0, 4 for returns 2, 4: residuals 2, 0, so 1 - 1/1
+        # second halves: values 1, 2 | 3 for returns 2, 2 | 4: residuals 1, 0, 1, variance 2/9; returns 8/9
+        values = [torch.tensor([0.0, 1.0, 2.0]), torch.tensor([4.0, 3.0])]
+        first, second = explained_variance_by_position(values, [2.0, torch.tensor([4.0, 4.0])], bins=2)
+        assert first == {"from": 0.0, "to": 0.5, "states": 2, "explained_variance": 0.0}
+        assert (second["from"], second["to"], second["states"]) == (0.5, 1.0, 3)
+        assert second["explained_variance"] == pytest.approx(1 - 2 / 8)
+
+    def test_empty_bins_and_no_responses_are_nan(self):
+        table = explained_variance_by_position([torch.tensor([1.0, 2.0])], [1.0])
+        assert [row["states"] for row in table] == [1] + 8 * [0] + [1]
+        assert all(math.isnan(row["explained_variance"]) for row in table)
+        assert sum(row["states"] for row in explained_variance_by_position([], [])) == 0
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="2 responses' values and 1 responses' returns"):
+            explained_variance_by_position([torch.zeros(1)] * 2, [0.0])
+        with pytest.raises(ValueError, match="bins is 0"):
+            position_bins([3], 0)
+        with pytest.raises(ValueError, match="shortest response has 0 states"):
+            position_bins([3, 0])
+
+
+class TestAuc:
+    def test_by_hand(self):
+        # flagged 1, 3 against 0, 1, 2: 1 beats one and ties with one, 3 beats three: (1.5 + 3)/6
+        values, flags = torch.tensor([1.0, 0.0, 3.0, 1.0, 2.0]), torch.tensor([1, 0, 1, 0, 0])
+        assert auc(values, flags) == 0.75
+        assert auc(values, flags == 1) == 0.75
+        assert auc(-values, flags) == 0.25
+        assert auc(torch.ones(5), flags) == 0.5
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.booleans()), min_size=2, max_size=30))
+    def test_is_mann_whitneys(self, rows):
+        values, flags = np.array([value for value, _ in rows]), np.array([flag for _, flag in rows])
+        if flags.all() or not flags.any():
+            assert math.isnan(auc(values, flags))
+        else:
+            statistic = scipy.stats.mannwhitneyu(values[flags], values[~flags]).statistic
+            assert auc(values, flags) == pytest.approx(statistic / (flags.sum() * (~flags).sum()), abs=1e-12)
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="flags has 0.5"):
+            auc(torch.zeros(2), torch.tensor([0.5, 1.0]))
+        with pytest.raises(ValueError, match=r"values \(2,\) and flags \(3,\)"):
+            auc(torch.zeros(2), torch.zeros(3))
+
+
+class TestValueAuc:
+    def test_takes_the_last_state_that_has_read_no_more(self):
+        # four tokens: 25 % is one; three tokens: 25 % is 0.75, so none, and 50 % is one
+        four, three = torch.tensor([0.0, 10.0, 20.0, 30.0, 40.0]), torch.tensor([15.0, 5.0, 16.0, 50.0])
+        # 25 %: 10 < 15; 50 %: 20 > 5; 75 %: 30 > 16; 100 %: 40 < 50; 0 %: 0 < 15
+        table = value_auc([four, three], torch.tensor([1, 0]), (25, 50, 75, 100, 0))
+        assert table == {25: 0.0, 50: 1.0, 75: 1.0, 100: 0.0, 0: 0.0}
+
+    def test_the_whole_response_is_its_last_state_exactly(self):
+        """29 % of 100 tokens is 29 of them, and 100 % all, whatever 0.29 · 100 is in binary."""
+        marks = [torch.arange(101.0), torch.full((101,), 28.5)]
+        assert value_auc(marks, torch.tensor([1, 0]), (29,)) == {29: 1.0}
+        assert value_auc(marks, torch.tensor([1, 0]), (28,)) == {28: 0.0}
+
+    def test_one_state_is_taken_at_every_percent(self):
+        assert value_auc([torch.tensor([1.0]), torch.tensor([0.0])], [True, False]) == dict.fromkeys(
+            (25, 50, 75, 100), 1.0
+        )
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="percents are"):
+            value_auc([torch.zeros(2)], [1], (0.25,))
+        with pytest.raises(ValueError, match="1 responses and 2 flags"):
+            value_auc([torch.zeros(2)], [1, 0])
+        with pytest.raises(ValueError, match="at least one state"):
+            value_auc([torch.zeros(0)], [1])
+
+
+class TestConstantQuantiles:
+    def test_by_hand(self):
+        # levels 1/8, 3/8, 5/8, 7/8 of three returns: atoms floor(.375), floor(1.125), floor(1.875), floor(2.625)
+        assert constant_quantiles(torch.tensor([[5.0, 1.0, 2.0]]), 4).tolist() == [1.0, 2.0, 2.0, 5.0]
+        assert constant_quantiles([5.0, 1.0, 3.0], 1).tolist() == [3.0]
+
+    @pytest.mark.parametrize("num_quantiles", [1, 4, 7])
+    def test_is_where_fresh_heads_start(self, num_quantiles):
+        returns = torch.randn(50, generator=torch.Generator().manual_seed(0)).double()
+        critic = tiny_critic(num_quantiles=num_quantiles)
+        critic.fit_return_scale(returns, fresh_heads=True)
+        with torch.no_grad():
+            critic.quantile_heads.weight.zero_()
+        quantiles = critic(tiny_batch()).quantiles
+        assert_close(quantiles, constant_quantiles(returns, num_quantiles).float().expand_as(quantiles))
+
+    def test_no_constant_scores_better_on_its_own_returns(self):
+        returns = torch.tensor([0.0, 0.0, 1.0, 4.0, 4.5, 9.0, 9.0]).double()
+        best = constant_quantiles(returns, 5)
+        score = pinball_loss(best.expand(7, -1), returns).mean()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(50):
+            other = best + 0.5 * torch.randn(5, generator=generator)
+            assert pinball_loss(other.expand(7, -1), returns).mean() >= score - 1e-12
+
+    def test_needs_returns(self):
+        with pytest.raises(ValueError, match="no returns"):
+            constant_quantiles([], 3)
 
 
 class TestPinballAndCrps:
