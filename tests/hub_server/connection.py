@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import sys
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -132,4 +133,5 @@ class Listener(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address):
-        self.hub.crashes.append(traceback.format_exc())
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # that is a client that left between two requests
+            self.hub.crashes.append(traceback.format_exc())
