@@ -106,6 +106,7 @@ def description(repository: Repository, commit: Commit, *, blobs: bool = False) 
                 sibling["lfs"] = {"sha256": file.sha256, **size}
         siblings.append(sibling)
     card = card_data(commit)
+    index = card.pop("model-index", None)
     return {
         "_id": commit.sha[:24],
         "id": repository.id,
@@ -121,6 +122,7 @@ def description(repository: Repository, commit: Commit, *, blobs: bool = False) 
         "tags": tags(card),
         "siblings": siblings,
         **({"cardData": card} if card else {}),
+        **({"model-index": index} if index else {}),
         **{key: card[key] for key in ("library_name", "pipeline_tag") if key in card},
     }
 
