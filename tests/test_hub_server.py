@@ -4,8 +4,7 @@ import hashlib
 
 import huggingface_hub
 import pytest
-from hub_server import HubServer
-from hub_server.client import pointed_at
+from hub_server.faults import CutUpload
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     BadRequestError,
@@ -59,15 +58,16 @@ def test_a_folder_goes_up_and_comes_down(hub, tmp_path, repo_type):
     assert all(request.token is None for request in large) and hub.requests[0].token == hub.token
 
 
-def test_a_large_file_in_parts():
-    with HubServer(part_size=1000) as hub:
-        api = HfApi(endpoint=hub.endpoint, token=hub.token)
-        with pointed_at(hub, "unused"):
-            api.create_repo(REPO)
-            api.upload_file(repo_id=REPO, path_or_fileobj=WEIGHTS, path_in_repo="model.safetensors")
-        uploads = [request.upload for request in hub.requests if request.method == "PUT"]
-        assert uploads == [1000] * 5 + [120]
-        assert hub.files(REPO)["model.safetensors"] == WEIGHTS
+def test_a_large_file_in_parts(hub, api, waits):
+    hub.part_size = 1000
+    hub.faults.add("PUT", "/storage/upload/.*/2$", CutUpload(300))
+    api.upload_file(repo_id=REPO, path_or_fileobj=WEIGHTS, path_in_repo="model.safetensors")
+    uploads = [request.upload for request in hub.requests if request.method == "PUT"]
+    assert uploads == [1000, 300, 1000, 1000, 1000, 1000, 120]
+    assert hub.files(REPO)["model.safetensors"] == WEIGHTS
+    complete = next(request for request in hub.requests if "/complete/" in request.path)
+    wrong = complete.body.replace(b"}]", b'}, {"partNumber": 7, "etag": "x"}]')
+    assert huggingface_hub.utils.get_session().post(hub.endpoint + complete.path, content=wrong).status_code == 400
 
 
 def test_content_that_is_there_already_is_not_sent_again(hub, api):
