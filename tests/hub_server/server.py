@@ -26,7 +26,8 @@ class HubServer:
         crashes: tracebacks of mistakes of this server itself.
 
     Args:
-        part_size: large files above this many bytes are uploaded in parts of this size; None: in one piece.
+        part_size: large files above this many bytes are uploaded in parts of this size; None: in one piece. Like
+            `largest_regular` it may be set later, on the server that the fixture gives.
         largest_regular: files of more bytes are large ones whatever their name.
     """
 
