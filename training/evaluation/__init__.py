@@ -1,0 +1,1 @@
+"""What `evaluate_critic.py` is made of."""

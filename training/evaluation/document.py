@@ -1,0 +1,80 @@
+"""The tables of an evaluation, as Markdown."""
+
+COLUMNS = {
+    "explained_variance": "expl. var.",
+    "bias": "bias",
+    "mae": "MAE",
+    "crps": "CRPS",
+    "wasserstein_1": "Wasserstein-1",
+    "coverage_80": "80 % covers",
+    "pit_ks": "PIT distance",
+    "value_auc_25": "AUC 25 %",
+    "value_auc_50": "AUC 50 %",
+    "value_auc_100": "AUC 100 %",
+}
+DOMAINS = {"in": "in domain", "out": "out of domain"}
+PREDICTORS = ("critic", "constant", "scalar")
+
+
+def as_markdown(evaluation: dict) -> str:
+    """The whole page: every set's critic beside its baselines, then the critic on subsets."""
+    sets = evaluation["sets"]
+    revision = f" at `{evaluation['revision']}`" if evaluation["revision"] else ""
+    parts = [f"Evaluation of `{evaluation['critic']}`{revision}.", "\n".join(map(_set_line, sets))]
+    parts += [predictors_table(sets), _legend(evaluation)]
+    if any(one["subsets"] for one in sets):
+        parts += ["The critic on subsets:", subsets_table(sets)]
+    return "\n\n".join(parts) + "\n"
+
+
+def predictors_table(sets: list[dict]) -> str:
+    """One line a set and predictor; a column that none of them has is left out."""
+    found = [(one, who) for one in sets for who in PREDICTORS if who in one["metrics"]]
+    shown = [name for name in COLUMNS if any(name in one["metrics"][who] for one, who in found)]
+    lines = [[one["name"], who, *_cells(one["metrics"][who], shown, one, who)] for one, who in found]
+    return _table(["set", "predictor", *(COLUMNS[name] for name in shown)], lines, texts=2)
+
+
+def subsets_table(sets: list[dict]) -> str:
+    """One line a set and subset, of the critic."""
+    found = [(one, name, subset) for one in sets for name, subset in one["subsets"].items()]
+    own = [subset["metrics"]["critic"] for _, _, subset in found]
+    shown = [name for name in COLUMNS if any(name in metrics for metrics in own)]
+    lines = [
+        [one["name"], f"`{name}`", str(subset["rows"]), *_cells(metrics, shown, subset, "critic")]
+        for (one, name, subset), metrics in zip(found, own, strict=True)
+    ]
+    return _table(["set", "subset", "responses", *(COLUMNS[name] for name in shown)], lines, texts=2)
+
+
+def _set_line(one: dict) -> str:
+    truth = f"{one['continuations']} continuations of each" if one["truth"] == "monte_carlo" else "one return of each"
+    return (
+        f"- {one['name']}: {DOMAINS[one['domain']]}; {one['rows']:,} responses, {one['states']:,} states, {truth}; "
+        f"`{one['dataset']}`"
+    )
+
+
+def _cells(metrics: dict, shown: list[str], of: dict, who: str) -> list[str]:
+    cells = []
+    for name in shown:
+        cell = f"{metrics[name]:.3f}" if name in metrics else ""
+        interval = of["coverage_interval"].get(name.removeprefix("coverage_")) if who == "critic" else None
+        cells.append(f"{cell} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else cell)
+    return cells
+
+
+def _legend(evaluation: dict) -> str:
+    constant = evaluation["constant_from"]
+    source = f"of `{constant}`" if constant else "of the set itself (the best constant in hindsight)"
+    return (
+        f"Constant: the quantiles of the returns {source}. In brackets: 95 % intervals that count prompts, not "
+        "states. AUC: of the value after that share of a response against its being right. CRPS, MAE and "
+        "Wasserstein-1 are errors; a scalar critic's CRPS is its MAE. Against one return, a perfect critic's "
+        "explained variance is below 1."
+    )
+
+
+def _table(header: list[str], lines: list[list[str]], *, texts: int) -> str:
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *lines])

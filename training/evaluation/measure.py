@@ -1,0 +1,206 @@
+"""Every figure of an evaluation, from predictions that are kept in parts; each rank adds up its share."""
+
+import math
+import warnings
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from modeling_dvpo.calibration import pit_bounds, pit_distribution, share_inside
+from modeling_dvpo.critic_report import COVERAGES, CriticReport
+from modeling_dvpo.losses import TERMS, CriticLossConfig, dvpo_critic_loss
+from modeling_dvpo.scores import explained_variance, value_auc
+from modeling_dvpo.training.distributed import rank, sum_over_ranks, world_size
+from modeling_dvpo.training.evaluation.intervals import share_interval
+from modeling_dvpo.training.evaluation.parts import Parts
+from modeling_dvpo.training.evaluation.sets import EvaluationSet
+
+POSITION_BINS = 10
+PIT_BINS = 10
+LEVELS = tuple(step / 20 for step in range(1, 20))
+WHOLE = None  # the group of all rows
+
+
+class Measurement:
+    """Critics on one set, part by part.
+
+    Args:
+        data: the set.
+        shapes: (N, M) of every predictor by name; "critic" is the one that is described, beside what others there are.
+        config: of the critic, for its units and the loss whose terms are measured.
+    """
+
+    def __init__(self, data: EvaluationSet, shapes: dict[str, tuple[int, int]], config):
+        self.data, self.shapes, self.config = data, shapes, config
+        self.loss_config = CriticLossConfig.from_dict(getattr(config, "critic_loss", None) or {})
+        self.row_of_state, self.units = data.row_of_state, data.unit_of_state()
+        self.groups = {WHOLE: torch.ones(len(data.states), dtype=torch.bool)}
+        for column, labels in data.labels.items():
+            for label in sorted(set(labels)):
+                self.groups[f"{column}={label}"] = torch.tensor([other == label for other in labels])
+        self.tolerance = CriticReport(data.returns).tolerance
+        self.reports = {
+            (who, group): CriticReport(data.returns[rows[self.row_of_state]], tolerance=self.tolerance)
+            for who in shapes
+            for group, rows in self.groups.items()
+        }
+        num_states = len(self.row_of_state)
+        self.values = {who: torch.zeros(num_states, dtype=torch.float64) for who in shapes}
+        self.inside = torch.zeros(num_states, len(COVERAGES), dtype=torch.float64)
+        self.terms = torch.zeros(len(TERMS), dtype=torch.float64)
+
+    @property
+    def has_distribution(self) -> bool:
+        return self.shapes["critic"][1] > 1
+
+    def add(self, states: slice, quantiles: dict[str, Tensor]) -> None:
+        """Add the states of a part: (S, N, M) of every predictor by name."""
+        rows, returns = self.row_of_state[states], self.data.returns[states]
+        for (who, group), report in self.reports.items():
+            mask = self.groups[group][rows]
+            if mask.any():
+                report.add(quantiles[who][mask], returns[mask])
+        for who, values in self.values.items():
+            values[states] = quantiles[who].double().mean((-2, -1))
+        if self.has_distribution:
+            ensemble = quantiles["critic"].double().mean(1)
+            low, high = pit_bounds(ensemble, returns, self.tolerance)
+            for column, percent in enumerate(COVERAGES):
+                shares = share_inside(low, high, percent / 100, ensemble.shape[-1])
+                self.inside[states, column] = shares.mean(-1)
+        self._add_terms(quantiles["critic"], returns)
+
+    def _add_terms(self, quantiles: Tensor, returns: Tensor) -> None:
+        atoms = returns if returns.dim() == 2 else returns[:, None]
+        predicted, wanted = (
+            (x.double() - self.config.return_mean) / self.config.return_scale for x in (quantiles[None], atoms[None])
+        )
+        mask = torch.ones(predicted.shape[:2], dtype=torch.bool)
+        # the gate lets each part's signed share of `shift` through; their sum is clamped at the end
+        _, terms = dvpo_critic_loss(
+            predicted, wanted, mask, self.loss_config, num_items=len(self.row_of_state), shift_gate=True
+        )
+        self.terms += torch.stack([terms[name] for name in TERMS]).double()
+
+    def reduce(self) -> None:
+        """Add up the ranks' sums; every rank must call it."""
+        for (who, _), report in self.reports.items():
+            if not report.sums:  # none of this rank's states, and still it needs sums to add to the others'
+                with warnings.catch_warnings():  # of a deviation of nothing
+                    warnings.simplefilter("ignore", UserWarning)
+                    report.add(torch.zeros(0, *self.shapes[who]), self.data.returns[:0])
+            report.reduce(sum_over_ranks)
+        self.values = {who: sum_over_ranks(values) for who, values in self.values.items()}
+        self.inside = sum_over_ranks(self.inside)
+        self.terms = sum_over_ranks(self.terms)
+
+    def result(self, right: Tensor | None) -> dict:
+        """What evaluation.json says of the set, beside what it is; what is undefined is left out.
+
+        Args:
+            right: (R,) which responses are right, or None where nobody can say.
+        """
+        metrics = {who: self.reports[who, WHOLE].compute() for who in self.shapes}
+        if right is not None and self.data.returns.dim() == 1:
+            for who, own in metrics.items():
+                responses = self.values[who].split(self.data.states.tolist())
+                own.update({f"value_auc_{p}": area for p, area in value_auc(responses, right).items()})
+        subsets = {}
+        for group in filter(None, self.groups):
+            own = {who: self.reports[who, group].compute() for who in self.shapes}
+            rows = int(self.groups[group].sum())
+            subsets[group] = {"rows": rows, "metrics": own, "coverage_interval": self._intervals(group)}
+        found = {
+            "metrics": metrics,
+            "coverage_interval": self._intervals(WHOLE),
+            "subsets": subsets,
+            **self._distribution(),
+            "by_position": self._by_position(right),
+            "loss_terms": self._loss_terms(),
+        }
+        return defined(found)
+
+    def _intervals(self, group: str | None) -> dict[str, list[float]]:
+        if not self.has_distribution:
+            return {}
+        states, returns = self.groups[group][self.row_of_state], self.data.returns
+        interval = partial(share_interval, trials_per_state=returns[0].numel())
+        return {
+            str(percent): list(interval(self.inside[states, column], self.units[states]))
+            for column, percent in enumerate(COVERAGES)
+        }
+
+    def _distribution(self) -> dict:
+        """Reliability and PIT histogram, from the sums that the report keeps."""
+        if not self.has_distribution:
+            return {}
+        sums = self.reports["critic", WHOLE].sums
+        below = partial(pit_distribution, sums["pit"], sums["states"].item())
+        edges = torch.arange(PIT_BINS + 1, dtype=torch.float64) / PIT_BINS
+        observed = below(torch.tensor(LEVELS, dtype=torch.float64)).tolist()
+        return {
+            "reliability": [{"level": at, "observed": share} for at, share in zip(LEVELS, observed, strict=True)],
+            "pit_histogram": below(edges).diff().clamp(min=0).tolist(),
+        }
+
+    def _by_position(self, right: Tensor | None) -> list[dict]:
+        true = self.data.returns.double()
+        true = true.mean(-1) if true.dim() == 2 else true
+        where = self.data.positions(POSITION_BINS)
+        table = []
+        for place in range(POSITION_BINS):
+            here = where == place
+            row = {"from": place / POSITION_BINS, "to": (place + 1) / POSITION_BINS, "states": int(here.sum())}
+            for who in self.shapes.keys() - {"constant"}:
+                prefix = "" if who == "critic" else f"{who}_"
+                row[f"{prefix}explained_variance"] = explained_variance(self.values[who][here], true[here])
+            if right is not None:
+                for name, rows in (("right", right), ("wrong", ~right)):
+                    row[f"value_{name}"] = self.values["critic"][here & rows[self.row_of_state]].mean().item()
+            table.append(row)
+        return table
+
+    def _loss_terms(self) -> dict[str, float]:
+        """Unweighted, in normalised units; only those that this critic's loss has on such returns."""
+        terms = dict(zip(TERMS, self.terms.tolist(), strict=True))
+        calibrated = self.loss_config.form == "calibrated"
+        if calibrated:
+            terms["shift"] = max(terms["shift"], 0.0)
+        absent = {name for name in TERMS if not getattr(self.loss_config, name)}
+        if not self.has_distribution:
+            absent |= {*TERMS} - {"quantile", "consistency"}
+        if calibrated and self.data.returns.dim() == 1:
+            absent |= {"shape", "curvature"}
+        return {name: size for name, size in terms.items() if name not in absent}
+
+
+def measure(
+    data: EvaluationSet, parts: list[range], predictions: dict[str, Parts], configs: dict, constant: Tensor, right
+) -> dict:
+    """`Measurement` of a set whose predictions lie in parts of rows; every rank must call it and gets the result.
+
+    Args:
+        predictions: "critic", and "scalar" where there is one.
+        configs: the critics', by the same names.
+        constant: (M,) quantiles that are predicted in every state, as the baseline.
+        right: as `Measurement.result` takes it.
+    """
+    shapes = {who: (config.num_value_heads, config.num_quantiles) for who, config in configs.items()}
+    measurement = Measurement(data, {**shapes, "constant": (1, len(constant))}, configs["critic"])
+    ends = data.states.cumsum(0).tolist()
+    for number in range(rank(), len(parts), world_size()):
+        rows = parts[number]
+        states = slice(ends[rows.start] - int(data.states[rows.start]), ends[rows.stop - 1])
+        quantiles = {who: source.load(number)["quantiles"] for who, source in predictions.items()}
+        quantiles["constant"] = constant.expand(states.stop - states.start, 1, -1)
+        measurement.add(states, quantiles)
+    measurement.reduce()
+    return measurement.result(right)
+
+
+def defined(found):
+    """Without what is NaN, at any depth: a figure that is not defined is absent."""
+    if isinstance(found, dict):
+        return {k: defined(v) for k, v in found.items() if not (isinstance(v, float) and math.isnan(v))}
+    return [defined(item) for item in found] if isinstance(found, list) else found

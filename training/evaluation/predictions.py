@@ -1,0 +1,46 @@
+"""What a critic predicts in every state of some rows, batch by batch."""
+
+import torch
+
+from modeling_dvpo.training.critic_step import critic_quantiles
+from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays
+from modeling_dvpo.training.reward_checks import require_pad_token
+
+
+class Predictor:
+    """A critic that reads rows.
+
+    Args:
+        critic: float32, evaluated without dropout; moved to the device.
+        tokenizer: for its pad token.
+        max_tokens: of one forward pass, padding included.
+        bf16: compute in bfloat16, heads in float32.
+    """
+
+    def __init__(self, critic, tokenizer, *, max_tokens: int, bf16: bool, device: torch.device):
+        self.critic, self.max_tokens, self.device = critic.to(device).eval(), max_tokens, device
+        self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+        self.packing = packing_pays(critic)
+        pad_token_id = None if self.packing else require_pad_token(tokenizer)
+        self.collate = RewardCollator(packing=self.packing, pad_token_id=pad_token_id)
+
+    @torch.no_grad()
+    def __call__(self, rows: list[dict]) -> torch.Tensor:
+        """Quantiles of the state before each action token, row by row: (S, N, M) float32 on the CPU."""
+        sampler = RewardBatchSampler(
+            [len(row["input_ids"]) for row in rows],
+            rows_per_step=len(rows),
+            max_tokens=self.max_tokens,
+            packing=self.packing,
+            shuffle=False,
+        )
+        pieces = {}
+        for micro in next(sampler.steps()):
+            batch = self.collate([rows[i] for i in micro.rows])
+            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            with self.autocast:
+                quantiles = critic_quantiles(self.critic, batch)
+            found = quantiles[batch["completion_mask"]].float().cpu()
+            states = [int(sum(rows[i]["completion_mask"])) for i in micro.rows]
+            pieces.update(zip(micro.rows, found.split(states), strict=True))
+        return torch.cat([pieces[place] for place in range(len(rows))])

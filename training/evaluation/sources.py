@@ -1,0 +1,98 @@
+"""The critics and the policy of an evaluation: found, checked against each other, and told apart by their contents."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+from modeling_dvpo.training.config import ConfigError
+from modeling_dvpo.training.critic_files import load_config_and_tokenizer
+from modeling_dvpo.training.distributed import gather_lists, is_main
+
+CHUNK = 2**24  # bytes
+
+
+def require_critic(config, name: str, key: str) -> None:
+    """Raise ConfigError unless this is a critic's config."""
+    if not getattr(config, "num_value_heads", None) or not getattr(config, "num_quantiles", None):
+        raise ConfigError(
+            f"{key} {name} is no critic: its config has no num_value_heads and num_quantiles, so its heads would be "
+            "random. Train one with train_critic.py."
+        )
+
+
+def require_scalar(config, name: str) -> None:
+    if config.num_quantiles != 1:
+        raise ConfigError(
+            f"scalar_critic {name} has num_quantiles={config.num_quantiles}: a scalar critic has 1. To compare two "
+            "distributional critics, evaluate each."
+        )
+
+
+def require_same_tokenizer(source, tokenizer, critic: str, key: str):
+    """The config of another model of the evaluation; raises ConfigError where it reads other tokens than the critic.
+
+    Args:
+        source: with `model_name_or_path` and `revision`.
+        tokenizer: the critic's.
+        critic: its name.
+        key: which setting named the other model.
+    """
+    config, own = load_config_and_tokenizer(source)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"{key} {source.model_name_or_path} has another tokenizer than critic {critic}, so they would not read "
+            "the same states: give one of the same family."
+        )
+    return config
+
+
+def discount(config, gamma: float | None) -> float:
+    """The gamma of true returns: as asked for, or the critic's own; warns where what it predicts is something else."""
+    trained = getattr(config, "critic_training", None) or {}
+    own = trained.get("gamma")
+    if is_main():
+        if gamma is not None and own is not None and gamma != own:
+            warnings.warn(
+                f"gamma is {gamma}, and the critic was trained on returns of gamma {own}: leave gamma out to hold it "
+                "against what it predicts.",
+                stacklevel=2,
+            )
+        if trained.get("kl_in_reward"):
+            warnings.warn(
+                "The critic was trained on rewards with a KL penalty in them, and true returns here have none: expect "
+                "a bias.",
+                stacklevel=2,
+            )
+    return gamma if gamma is not None else own if own is not None else 1.0
+
+
+def files_of(source) -> tuple[dict[str, str], str | None]:
+    """SHA-256 of a checkpoint's safetensors files by name, and its commit where it is from the Hub.
+
+    The weights must have been loaded: what the Hub's cache holds of them is read. Every rank must call it.
+    """
+    if not is_main():
+        return gather_lists([])[0]
+    folder = Path(cached_file(source.model_name_or_path, "config.json", revision=source.revision)).parent
+    files = {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    commit = None if Path(source.model_name_or_path).is_dir() else folder.name
+    return gather_lists([(files, commit)])[0]
+
+
+def digest_of_rows(rows: Iterable) -> str:
+    """Short name of the contents of rows, whatever they are made of."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            digest.update(part)
+    return digest.hexdigest()
