@@ -21,6 +21,7 @@ from .errors import (
 )
 from .pairs import PushedPair, push_critic, push_pair
 from .pulling import PulledPair, pull_pair
+from .push_every import PushEvery
 
 __all__ = [
     "AccessError",
@@ -35,6 +36,7 @@ __all__ = [
     "PairMismatchError",
     "PolicyMovedOnError",
     "PulledPair",
+    "PushEvery",
     "PushFailedError",
     "Pushed",
     "PushedPair",

@@ -1,7 +1,5 @@
 """`push_critic` and `push_pair`: critics, and policies with their critics, to the Hub."""
 
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,18 +9,15 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from .cards import card_of_critic, card_of_policy, evaluation_files
-from .client import errors_in_words, hub_api
-from .commits import Pushed, RemoteState, read_remote, remote_state
-from .errors import PairIncompleteError, TokenizerMismatchError, UnpublishableError
-from .fingerprints import directory_fingerprint, fingerprint_difference
+from .client import hub_api
+from .commits import Pushed
+from .errors import PairIncompleteError, UnpublishableError
 from .grouping import group
-from .model_files import decides_numbers, is_tokenizer, is_weights, read_json
 from .names import PublicNames
+from .partners import check_fits, pair_directories, policy_on_hub, read_pair, run_of
 from .pushing import PushOptions, Target, prepare, push
-from .records import changed_files, critic_facts, digests
+from .records import critic_facts
 from .staging import Staged, is_main, save_model, stage
-
-PAIR_FILE = "pair.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ def push_critic(
         policy: repository of the policy that it judges, on the Hub already. The record names its files and commit.
         policy_revision: branch, tag or commit of `policy`.
         evaluation: what `evaluate_critic.py` wrote: its directory, evaluation.json, or that as a dict.
-        run_directory: of the training run, for the card's curves.
+        run_directory: of the training run, for the card; by default the one that the directory lies in.
         collection: title or slug of a collection that gets critic, policy and data set; made where there is none.
         token: as everywhere in huggingface_hub.
         save_options: for `save_pretrained`, where `critic` is a model.
@@ -83,9 +78,10 @@ def push_critic(
         )
         partner = None
         if policy is not None:
-            partner = _policy_on_hub(api, policy, policy_revision, staged)
+            partner = policy_on_hub(api, policy, policy_revision, staged)
         target = prepare(api, "critic", staged, repo_id, options)
-        pushed = _push_critic(api, target, partner, evaluation=evaluation, run_directory=run_directory)
+        facts = {"evaluation": evaluation, "run_directory": run_directory or run_of(critic)}
+        pushed = _push_critic(api, target, partner, **facts)
         if collection:
             group(api, collection, policy=policy, critic=repo_id, dataset=_dataset(staged, options))
         return pushed
@@ -139,8 +135,8 @@ def push_pair(
             role: stage(source, role, Path(folder) / role, names, tokenizer=tokenizer, base_model=base)
             for role, source in sources.items()
         }
-        pair = _read_pair(pair)
-        _check_fits(staged["policy"], staged["critic"], pair, sources)
+        pair = read_pair(pair)
+        check_fits(staged["policy"], staged["critic"], pair, sources)
         # both are looked at before either changes
         target = {
             "critic": prepare(api, "critic", staged["critic"], critic_repo, options),
@@ -149,32 +145,15 @@ def push_pair(
         partner = {"role": "policy", "repo": policy_repo, "files": target["policy"].digests()}
         if options.revision != "main":
             partner["revision"] = options.revision
-        pushed_critic = _push_critic(
-            api, target["critic"], partner, evaluation=evaluation, run_directory=run_directory, pair=pair
-        )
+        facts = {"run_directory": run_directory or run_of(policy), "pair": pair}
+        pushed_critic = _push_critic(api, target["critic"], partner, evaluation=evaluation, **facts)
         try:
-            pushed_policy = _push_policy(api, target["policy"], target["critic"], pushed_critic, pair)
+            pushed_policy = _push_policy(api, target["policy"], target["critic"], pushed_critic, **facts)
         except Exception as error:
             raise PairIncompleteError(_what_is_where(pushed_critic, target["policy"], error), pushed_critic) from error
         if collection:
             group(api, collection, policy=policy_repo, critic=critic_repo, dataset=_dataset(staged["critic"], options))
         return PushedPair(policy=pushed_policy, critic=pushed_critic)
-
-
-def pair_directories(directory) -> tuple[Path, Path, dict | None]:
-    """Policy, critic and pair.json in what a run of train_dvpo.py left: the run's directory, or its `last/`.
-
-    Raises:
-        UnpublishableError: there are not both.
-    """
-    directory = Path(directory)
-    for folder in (directory, directory / "last"):
-        if (folder / "policy").is_dir() and (folder / "critic").is_dir():
-            return folder / "policy", folder / "critic", read_json(folder / PAIR_FILE)
-    raise UnpublishableError(
-        f"{directory} has no policy/ and critic/ beside each other, nor has its last/. Give the directory of a run of "
-        "train_dvpo.py whose algorithm has a critic, or policy and critic each by its own directory."
-    )
 
 
 def _given(options: Mapping) -> dict:
@@ -194,10 +173,6 @@ def _on_disk(model, folder: Path, tokenizer, save_options) -> Path:
     return folder
 
 
-def _read_pair(pair) -> dict | None:
-    return json.loads(Path(pair).read_text()) if isinstance(pair, str | os.PathLike) else pair
-
-
 def _facts(staged: Staged, options: PushOptions) -> dict:
     facts = critic_facts(staged.config)
     if options.dataset:
@@ -209,16 +184,16 @@ def _dataset(staged: Staged, options: PushOptions) -> str | None:
     return _facts(staged, options).get("training", {}).get("dataset")
 
 
-def _push_critic(api: HfApi, target: Target, partner, *, evaluation, run_directory, pair=None) -> Pushed:
+def _push_critic(api: HfApi, target: Target, partner, *, evaluation, **card_facts) -> Pushed:
     extra = evaluation_files(evaluation, target, PublicNames(api)) if evaluation is not None else {}
     facts = _facts(target.staged, target.options)
     card = None
     if target.options.card:
-        card = card_of_critic(api, target, partner, evaluation=evaluation, run_directory=run_directory, pair=pair)
+        card = card_of_critic(api, target, partner, evaluation=evaluation, **card_facts)
     return push(api, target, facts=facts, partner=partner, card=card, extra=extra)
 
 
-def _push_policy(api: HfApi, target: Target, critic: Target, pushed_critic: Pushed, pair) -> Pushed:
+def _push_policy(api: HfApi, target: Target, critic: Target, pushed_critic: Pushed, *, pair, **card_facts) -> Pushed:
     partner = {
         "role": "critic",
         "repo": pushed_critic.repo_id,
@@ -228,7 +203,7 @@ def _push_policy(api: HfApi, target: Target, critic: Target, pushed_critic: Push
     if pushed_critic.revision != "main":
         partner["revision"] = pushed_critic.revision
     facts = {**_facts(critic.staged, critic.options), **_policy_facts(pair, PublicNames(api))}
-    card = card_of_policy(api, target, partner, pair=pair) if target.options.card else None
+    card = card_of_policy(api, target, partner, pair=pair, **card_facts) if target.options.card else None
     return push(api, target, facts=facts, partner=partner, card=card, extra={})
 
 
@@ -243,56 +218,6 @@ def _policy_facts(pair: Mapping | None, names: PublicNames) -> dict:
     known = {name: names.without_paths(settings[name]) for name in POLICY_SETTINGS if settings.get(name) is not None}
     known |= {"step": pair.get("step"), "dataset": names.repository(settings.get("dataset"), "dataset")}
     return {"policy_training": {name: value for name, value in known.items() if value is not None}}
-
-
-def _check_fits(policy: Staged, critic: Staged, pair: Mapping | None, sources: Mapping[str, Path]) -> None:
-    for role, staged in (("policy", policy), ("critic", critic)):
-        if staged.tokenizer is None:
-            raise UnpublishableError(f"{sources[role]} has no tokenizer, and a pair needs one: give tokenizer=.")
-        recorded = (pair or {}).get("files", {}).get(role)
-        if recorded is not None:
-            found = {path: digest for path, digest in digests(staged.files).items() if is_weights(path)}
-            if changed := changed_files(recorded, found):
-                raise UnpublishableError(
-                    f"{sources[role]} is not the {role} of {PAIR_FILE}: {'; '.join(changed[:5])}. Push the two that "
-                    "the run saved together, or leave `pair` out."
-                )
-    if names := fingerprint_difference(policy.tokenizer, critic.tokenizer):
-        raise TokenizerMismatchError(
-            f"The tokenizers of {sources['policy']} and {sources['critic']} differ in {', '.join(names)}, so the "
-            "critic would read other tokens than the policy writes. Give the tokenizer of both as tokenizer=."
-        )
-
-
-def _policy_on_hub(api: HfApi, policy: str, revision: str, critic: Staged) -> dict:
-    """What the record says of a policy that is on the Hub already.
-
-    Raises:
-        TokenizerMismatchError: it has another tokenizer than the critic.
-    """
-    with errors_in_words(policy, f"look up the policy {policy}"):
-        state = remote_state(api, policy, revision)
-        with tempfile.TemporaryDirectory() as folder:
-            for path in filter(is_tokenizer, state.files):
-                target = Path(folder) / path
-                target.parent.mkdir(exist_ok=True)
-                target.write_bytes(read_remote(api, state, path))
-            theirs = directory_fingerprint(Path(folder))
-    if critic.tokenizer and theirs and (names := fingerprint_difference(theirs, critic.tokenizer)):
-        raise TokenizerMismatchError(
-            f"The critic's tokenizer differs from that of {policy} ({revision}) in {', '.join(names)}, so it does not "
-            "read the tokens that the policy writes. Name the policy that it was trained on."
-        )
-    partner = {"role": "policy", "repo": policy, "files": _remote_digests(api, state), "commit": state.commit}
-    return partner if revision == "main" else {**partner, "revision": revision}
-
-
-def _remote_digests(api: HfApi, state: RemoteState) -> dict[str, str]:
-    found = {}
-    for path, file in sorted(state.files.items()):
-        if decides_numbers(path):
-            found[path] = file.sha256 or hashlib.sha256(read_remote(api, state, path)).hexdigest()
-    return found
 
 
 def _what_is_where(critic: Pushed, policy: Target, error: Exception) -> str:

@@ -1,0 +1,112 @@
+"""Pushing while training: a saved directory goes to the Hub in the background, from rank 0 only."""
+
+import os
+import shutil
+import tempfile
+import threading
+import traceback
+import warnings
+from pathlib import Path
+
+from .errors import PushFailedError
+from .pairs import push_critic, push_pair
+from .staging import is_main
+
+
+class PushEvery:
+    """Pushes what a run has saved, every n steps and at the end; training does not wait for it and does not die of it.
+
+        pushing = PushEvery("owner/critic", every=500, private=True)
+        ...
+        if pushing.is_due(step):
+            save(directory)  # on every rank
+            pushing(directory, step)
+        ...
+        pushing.finish(directory, step)
+
+    A push that is due while the one before is still on its way is left out; the last one never is. What is pushed is
+    the directory as it was at the call, whatever happens to it later.
+
+    Args:
+        repo_id: of the critic; or of policy and critic, as (policy, critic), for directories that hold both.
+        every: steps between pushes; 0: at the end only.
+        options: of `push_critic`, or of `push_pair`.
+    """
+
+    def __init__(self, repo_id: str | tuple[str, str], *, every: int = 0, **options):
+        if every < 0:
+            raise ValueError(f"every is {every}; it must be a number of steps, or 0 for the end only.")
+        self.repo_id, self.every, self.options = repo_id, every, options
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step is to be saved and pushed; the same on every rank."""
+        return bool(self.every) and step % self.every == 0
+
+    def __call__(self, directory: str | os.PathLike, step: int) -> None:
+        """Push the directory in the background; on ranks other than 0 nothing happens. A failure is a warning."""
+        if not is_main():
+            return
+        if self._thread is not None and self._thread.is_alive():
+            warnings.warn(
+                f"Step {step} is not pushed to {self.repo_id}: the push before is still on its way.", stacklevel=2
+            )
+            return
+        self._report()
+        copy = _linked_copy(Path(directory))
+        self._thread = threading.Thread(target=self._push, args=(copy, step), name="push", daemon=True)
+        self._thread.start()
+
+    def finish(self, directory: str | os.PathLike, step: int) -> None:
+        """Wait for the push on its way, then push what was saved last, and wait for that.
+
+        Raises:
+            PushFailedError: it failed; the message says how to do it by hand.
+        """
+        if not is_main():
+            return
+        if self._thread is not None:
+            self._thread.join()
+        self._report()
+        self._push(_linked_copy(Path(directory)), step)
+        if self._error is not None:
+            repos = self.repo_id if isinstance(self.repo_id, str) else " ".join(self.repo_id)
+            raise PushFailedError(
+                f"The run is complete, and {directory} is not on the Hub: {self._error} When the trouble is over: "
+                f"dvpo push {directory} {repos}"
+            ) from self._error
+
+    def _push(self, copy: Path, step: int) -> None:
+        options = {"commit_message": f"Step {step}", **self.options}
+        try:
+            if isinstance(self.repo_id, str):
+                push_critic(copy, self.repo_id, **options)
+            else:
+                push_pair(copy, None, *self.repo_id, **options)
+            self._error = None
+        except Exception as error:  # of whatever kind: the run is worth more
+            self._error = error
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+    def _report(self) -> None:
+        if self._error is not None:
+            cause = "".join(traceback.format_exception_only(self._error)).strip()
+            warnings.warn(f"A push to {self.repo_id} failed, and training goes on: {cause}", stacklevel=3)
+            self._error = None
+
+
+def _linked_copy(directory: Path) -> Path:
+    """The directory's files under another name, by links where the file system has them: saving replaces it whole."""
+    copy = Path(tempfile.mkdtemp(prefix=f".{directory.name}-pushed-", dir=directory.resolve().parent))
+    shutil.copytree(directory, copy, dirs_exist_ok=True, copy_function=_link_or_copy)
+    return copy
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
