@@ -7,15 +7,13 @@ import torch
 from torch.testing import assert_close
 
 from modeling_dvpo.advantages import align_to_actions, distributional_gae, monte_carlo_returns
-from modeling_dvpo.quantiles import cvar, expectation, spectral_risk, wang_risk
+from modeling_dvpo.risk_measures import risk_measure
 from modeling_dvpo.training.policy.algorithms import (
     ALGORITHMS,
-    RISK_MEASURES,
     bootstrap_quantiles,
     critic_advantages,
     group_advantages,
     length_adaptive_lam,
-    risk_measure,
     whiten,
 )
 
@@ -128,15 +126,6 @@ class TestCritic:
             rewards, quantiles, mask, gamma=1.0, lam=0.95, critic_lam=1.0, measure=measure
         )
         assert_close(advantages, torch.tensor([[0.0, expected]]))
-
-    def test_parameters_of_risk_measures(self):
-        atoms = torch.randn(4, 9)
-        assert risk_measure("expectation", None) is expectation
-        assert_close(risk_measure("spectral", None)(atoms), spectral_risk(atoms, 1.0))
-        assert_close(risk_measure("wang", -0.3)(atoms), wang_risk(atoms, -0.3))
-        assert_close(risk_measure("cvar", None)(atoms), cvar(atoms, 0.1))
-        for name in RISK_MEASURES:
-            assert risk_measure(name, None)(atoms).shape == (4,)
 
 
 class TestRobustBellman:

@@ -6,33 +6,13 @@ the papers' equations and hyper-parameters.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from modeling_dvpo.advantages import distributional_gae, monte_carlo_returns
-from modeling_dvpo.quantiles import (
-    cvar,
-    expectation,
-    lower_confidence,
-    spectral_risk,
-    upper_tail_mean,
-    value_at_risk,
-    wang_risk,
-)
-
-# name -> functional and the value its parameter has unless one is given
-RISK_MEASURES: dict[str, tuple[Callable, float | None]] = {
-    "expectation": (expectation, None),
-    "cvar": (cvar, 0.1),
-    "upper_tail_mean": (upper_tail_mean, 0.1),
-    "value_at_risk": (value_at_risk, 0.5),
-    "spectral": (spectral_risk, 1.0),
-    "wang": (wang_risk, 0.5),
-    "lower_confidence": (lower_confidence, 1.0),
-}
+from modeling_dvpo.quantiles import expectation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +53,6 @@ ALGORITHMS = {
     # arXiv:2501.03262
     "reinforce_plus_plus": Algorithm(advantages="return", whiten=True, kl="reward"),
 }
-
-
-def risk_measure(name: str, level: float | None) -> Callable[[Tensor], Tensor]:
-    """The functional by name, (..., M) -> (...), with its parameter (`level`) or the default of RISK_MEASURES."""
-    functional, default = RISK_MEASURES[name]
-    return functional if default is None else partial(_call, functional, default if level is None else level)
-
-
-def _call(functional, level, quantiles):
-    return functional(quantiles, level)
 
 
 def group_advantages(scores: Tensor, groups: Tensor, *, standardize: bool, epsilon: float = 1e-4) -> Tensor:

@@ -3,8 +3,9 @@
 import difflib
 from dataclasses import dataclass, field, fields
 
+from modeling_dvpo.risk_measures import RISK_MEASURES
 from modeling_dvpo.training.config import ConfigError
-from modeling_dvpo.training.policy.algorithms import ALGORITHMS, RISK_MEASURES
+from modeling_dvpo.training.policy.algorithms import ALGORITHMS
 from modeling_dvpo.training.run_arguments import (
     RunArguments,
     loss_settings,

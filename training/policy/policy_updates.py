@@ -9,6 +9,7 @@ import torch
 from modeling_dvpo import CriticLossConfig
 from modeling_dvpo.advantages import align_to_actions, monte_carlo_returns
 from modeling_dvpo.critic_report import CriticReport
+from modeling_dvpo.risk_measures import risk_measure
 from modeling_dvpo.training.critic_step import MODEL_INPUTS, critic_loss, running_mean
 from modeling_dvpo.training.distributed import sum_over_ranks
 from modeling_dvpo.training.learner import Learner
@@ -17,7 +18,6 @@ from modeling_dvpo.training.policy.algorithms import (
     bootstrap_quantiles,
     critic_advantages,
     length_adaptive_lam,
-    risk_measure,
     whiten,
 )
 from modeling_dvpo.training.policy.policy_files import as_reference
