@@ -1,0 +1,142 @@
+"""`evaluation.json`, what `evaluate_critic.py` measured, and the figures beside it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeling_dvpo.hub.fingerprints import file_sha256
+
+from .errors import CardError
+from .origins import Origin, origin_of, read_object
+
+FILE = "evaluation.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedSet:
+    """What was measured on one set; a metric that was not is in none of these.
+
+    Attributes:
+        metrics: "critic", "constant" or "scalar" -> metric -> number.
+        coverage_interval: "50", "80", "90" -> the 95 % interval of the coverage, by rows.
+        subsets: "column=value" -> {"rows", "metrics"}.
+        loss_terms: term -> its size on this set, unweighted.
+    """
+
+    name: str
+    domain: str | None
+    dataset: Origin | None
+    rows: int | None
+    states: int | None
+    truth: str | None
+    continuations: int | None
+    metrics: dict[str, dict[str, float]]
+    coverage_interval: dict[str, list[float]]
+    subsets: dict[str, dict]
+    loss_terms: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A whole evaluation.json; `figures` are those that lie beside it, by what they show."""
+
+    sets: list[EvaluatedSet]
+    figures: dict[str, Path]
+    versions: dict[str, str]
+    file: Path
+
+
+def read_evaluation(path, directory) -> Evaluation:
+    """Read the file, or the one in the directory, at `path`.
+
+    Args:
+        directory: of the critic that the card is for.
+
+    Raises:
+        CardError: it cannot be read, is of another format, or measured other weights than lie in `directory`.
+    """
+    file, content = _load(path)
+    _check_weights(content.get("critic_files") or {}, Path(directory), file)
+    return Evaluation(
+        sets=[_read_set(one, file.parent) for one in content.get("sets") or []],
+        figures=_figures(content, file),
+        versions=content.get("versions") or {},
+        file=file,
+    )
+
+
+def card_files(evaluation) -> list[Path]:
+    """The files that a card made with this evaluation refers to by their bare names: push them beside it.
+
+    Args:
+        evaluation: path of evaluation.json or of its directory.
+    """
+    file, content = _load(evaluation)
+    return [file, *_figures(content, file).values()]
+
+
+def finite(numbers: dict | None) -> dict[str, float]:
+    """Without what was undefined: null in the file, or not a number."""
+    return {
+        name: value
+        for name, value in (numbers or {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _load(path) -> tuple[Path, dict]:
+    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise CardError(f"There is no {file}: give the {FILE} that evaluate_critic.py wrote, or its directory.")
+    content = read_object(file)
+    if content.get("format") != FORMAT:
+        raise CardError(f"{file} has format {content.get('format')!r}, and this version reads format {FORMAT}.")
+    return file, content
+
+
+def _check_weights(measured: dict, directory: Path, file: Path) -> None:
+    """Whether the evaluation is of these very weights; one without digests is taken at its word."""
+    changed = [
+        name
+        for name, digest in measured.items()
+        if not (directory / name).is_file() or file_sha256(directory / name) != digest
+    ]
+    if changed:
+        raise CardError(
+            f"{file} measured other weights than those in {directory}: {', '.join(changed)} differ or are missing. "
+            "Evaluate this critic, or leave the evaluation out."
+        )
+
+
+def _read_set(one: dict, near: Path) -> EvaluatedSet:
+    metrics = {who: finite(numbers) for who, numbers in (one.get("metrics") or {}).items()}
+    subsets = {
+        name: {"rows": subset.get("rows"), "metrics": finite((subset.get("metrics") or {}).get("critic"))}
+        if "critic" in (subset.get("metrics") or {})
+        else {"rows": subset.get("rows"), "metrics": finite(subset.get("metrics"))}
+        for name, subset in (one.get("subsets") or {}).items()
+    }
+    return EvaluatedSet(
+        name=str(one.get("name") or "held out"),
+        domain=one.get("domain"),
+        dataset=origin_of(one.get("dataset"), near),
+        rows=one.get("rows"),
+        states=one.get("states"),
+        truth=one.get("truth"),
+        continuations=one.get("continuations"),
+        metrics={who: numbers for who, numbers in metrics.items() if numbers},
+        coverage_interval=one.get("coverage_interval") or {},
+        subsets={name: subset for name, subset in subsets.items() if subset["metrics"]},
+        loss_terms=finite(one.get("loss_terms")),
+    )
+
+
+def _figures(content: dict, file: Path) -> dict[str, Path]:
+    figures = {}
+    for shows, name in (content.get("figures") or {}).items():
+        if Path(name).name != name:
+            raise CardError(f"{file} names the figure {name!r}; it must lie beside {FILE}, under its bare name.")
+        if (file.parent / name).is_file():
+            figures[shows] = file.parent / name
+    return figures

@@ -1,0 +1,296 @@
+"""What is known of a saved model, gathered from its own files and from those of the run that made it."""
+
+import importlib.metadata
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeling_dvpo.hub.fingerprints import file_sha256
+
+from .benchmarks import Benchmarks, benchmark_entries
+from .errors import CardError
+from .evaluation_file import Evaluation, finite, read_evaluation
+from .origins import Origin, config_of, hub_ancestor, hub_origin, last_part, origin_of, read_object
+from .run_history import History, check_same_run, read_history
+from .settings import CRITIC_ONLINE, CRITIC_RUN, POLICY_RUN, hyperparameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What critic and policy cards share.
+
+    Attributes:
+        name: what `from_pretrained` takes: the repository, or the directory's own name while there is none.
+        is_adapter: a LoRA adapter, which needs its base model.
+        base: the model under an adapter.
+        base_models: Hub models this one is made from, for the metadata.
+        datasets: Hub data sets it was trained on, for the metadata.
+        chat: it reads chats, not plain text.
+        example: a prompt and a response for the snippets.
+        software_url: where this package is from, if the installed one says so.
+    """
+
+    name: str
+    repo_id: str | None
+    is_adapter: bool
+    base: Origin | None
+    base_models: list[Origin]
+    dataset: Origin | None
+    dataset_config: str | None
+    dataset_split: str | None
+    datasets: list[Origin]
+    model_type: str | None
+    license: str | None
+    chat: bool
+    example: tuple[str, str]
+    rewards: list[str]
+    reward_column: str | None
+    reward_noise: list[str]
+    step: int | None
+    settings: list[tuple[str, object]]
+    history: History | None
+    versions: dict[str, str]
+    software_version: str
+    software_url: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticFacts(ModelFacts):
+    """A critic.
+
+    Attributes:
+        training: the config's `critic_training`.
+        loss: the config's `critic_loss`.
+        parent: what its training started from; `parent_is_critic` is None where that is unknown.
+        policy: the repository of the policy whose completions it judges, else the policy its training names.
+        has_code: its repository carries the code for `trust_remote_code`.
+        held_out: metrics of these very weights on the run's held-out rows.
+    """
+
+    num_value_heads: int
+    num_quantiles: int
+    value_head_type: str
+    return_mean: float | None
+    return_scale: float | None
+    loss: dict
+    training: dict
+    parent: Origin | None
+    parent_is_critic: bool | None
+    policy: Origin | None
+    has_code: bool
+    online: bool
+    held_out: dict[str, float]
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFacts(ModelFacts):
+    """A policy.
+
+    Attributes:
+        run: the settings of its training, pair.json's `settings`.
+        parent: what its training started from.
+        critic: the repository of the critic that belongs to it.
+        benchmarks: its scores in the Hub's form.
+    """
+
+    run: dict
+    parent: Origin | None
+    critic: Origin | None
+    benchmarks: list
+
+
+def critic_facts(
+    directory,
+    *,
+    repo_id: str | None = None,
+    policy_repo: str | None = None,
+    evaluation=None,
+    run_directory=None,
+    pair: dict | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
+    datasets: Iterable[str] | None = None,
+    example: tuple[str, str] | None = None,
+) -> CriticFacts:
+    """Gather the facts of a saved critic; arguments are those of `critic_card`."""
+    directory = Path(directory)
+    config = _config(directory)
+    if config.get("num_value_heads") is None:
+        raise CardError(f"{directory} is no critic: its config.json has no num_value_heads. Use policy_card.")
+    _check_pair(pair, "critic", directory)
+    training = config.get("critic_training") or {}
+    online = "algorithm" in training
+    parent = origin_of(training.get("parent"), directory, training.get("parent_revision"))
+    run = dict((pair or {}).get("settings") or {})
+    history = read_history(run_directory) if run_directory else None
+    if history:
+        check_same_run(history, _own_settings(training, ("dataset", "seed", "gamma")), directory)
+        run = run or history.settings
+    record = {key: training[key] for key in training if key not in ("returns", "target", "lam", "gamma")}
+    rewards, column = _rewards(training.get("reward_source"), directory)
+    return CriticFacts(
+        **_shared(directory, config, repo_id, license, base_model, datasets, example, parent, training, run),
+        rewards=rewards,
+        reward_column=column,
+        reward_noise=list(training.get("reward_noise") or []),
+        step=training.get("step"),
+        settings=hyperparameters(run or record, CRITIC_ONLINE if online and run else CRITIC_RUN),
+        history=history,
+        versions=training.get("versions") or {},
+        num_value_heads=config["num_value_heads"],
+        num_quantiles=config.get("num_quantiles", 200),
+        value_head_type=config.get("value_head_type", "linear"),
+        return_mean=config.get("return_mean"),
+        return_scale=config.get("return_scale"),
+        loss=config.get("critic_loss") or {},
+        training=training,
+        parent=parent,
+        parent_is_critic=_is_critic(parent, training),
+        policy=hub_origin(policy_repo) if policy_repo else origin_of(training.get("policy"), directory),
+        has_code="auto_map" in config and not _adapter(directory),
+        online=online,
+        held_out=finite(training.get("evaluation")),
+        evaluation=read_evaluation(evaluation, directory) if evaluation else None,
+    )
+
+
+def policy_facts(
+    directory,
+    *,
+    repo_id: str | None = None,
+    critic_repo: str | None = None,
+    pair: dict | None = None,
+    run_directory=None,
+    benchmarks: Benchmarks = (),
+    license: str | None = None,
+    base_model: str | None = None,
+    datasets: Iterable[str] | None = None,
+    example: tuple[str, str] | None = None,
+) -> PolicyFacts:
+    """Gather the facts of a saved policy; arguments are those of `policy_card`."""
+    directory = Path(directory)
+    config = _config(directory)
+    if config.get("num_value_heads") is not None:
+        raise CardError(f"{directory} is a critic: its config.json has num_value_heads. Use critic_card.")
+    _check_pair(pair, "policy", directory)
+    run = dict((pair or {}).get("settings") or {})
+    history = read_history(run_directory) if run_directory else None
+    if history:
+        check_same_run(history, _own_settings(run, ("algorithm", "model_name_or_path", "dataset", "seed")), directory)
+        run = run or history.settings
+    parent = origin_of(run.get("model_name_or_path"), directory, run.get("revision"))
+    rewards, column = _rewards(run.get("reward_funcs"), directory)
+    return PolicyFacts(
+        **_shared(directory, config, repo_id, license, base_model, datasets, example, parent, run, run),
+        rewards=rewards,
+        reward_column=column,
+        reward_noise=list(run.get("reward_noise") or []),
+        step=(pair or {}).get("step"),
+        settings=hyperparameters(run, POLICY_RUN),
+        history=history,
+        versions=(pair or {}).get("versions") or {},
+        run=run,
+        parent=parent,
+        critic=hub_origin(critic_repo) if critic_repo else None,
+        benchmarks=benchmark_entries(benchmarks),
+    )
+
+
+def _shared(directory, config, repo_id, license, base_model, datasets, example, parent, made_by, run) -> dict:
+    adapter = _adapter(directory)
+    given = hub_origin(base_model) if base_model else None
+    base = None
+    if adapter:
+        base = given or origin_of(adapter.get("base_model_name_or_path"), directory, adapter.get("revision"))
+    dataset = origin_of(made_by.get("dataset"), directory)
+    return {
+        "name": repo_id or directory.resolve().name,
+        "repo_id": repo_id,
+        "is_adapter": bool(adapter),
+        "base": base,
+        "base_models": [one] if (one := given or hub_ancestor(base or parent)) else [],
+        "dataset": dataset,
+        "dataset_config": made_by.get("dataset_config"),
+        "dataset_split": made_by.get("dataset_split"),
+        "datasets": [hub_origin(one) for one in datasets]
+        if datasets is not None
+        else [dataset]
+        if dataset and dataset.on_hub
+        else [],
+        "model_type": config.get("model_type"),
+        "license": license,
+        "chat": bool(run["chat"]) if "chat" in run else _has_chat_template(directory),
+        "example": example or ("What is 2 + 3?", "2 + 3 = 5"),
+        "software_version": importlib.metadata.version("modeling-dvpo"),
+        "software_url": _software_url(),
+    }
+
+
+def _config(directory: Path) -> dict:
+    if not directory.is_dir():
+        raise CardError(f"There is no directory {directory}: give the directory of a saved model.")
+    if (directory / "config.json").is_file():
+        return read_object(directory / "config.json")
+    if (directory / "adapter_config.json").is_file():
+        return {}
+    raise CardError(f"{directory} has no config.json and no adapter_config.json: give the directory of a saved model.")
+
+
+def _adapter(directory: Path) -> dict:
+    file = directory / "adapter_config.json"
+    return read_object(file) if file.is_file() else {}
+
+
+def _has_chat_template(directory: Path) -> bool:
+    if (directory / "chat_template.jinja").is_file():
+        return True
+    file = directory / "tokenizer_config.json"
+    return file.is_file() and bool(read_object(file).get("chat_template"))
+
+
+def _check_pair(pair: dict | None, part: str, directory: Path) -> None:
+    """Refuse a pair.json that was written for other weights."""
+    written = ((pair or {}).get("files") or {}).get(part) or {}
+    changed = [
+        name
+        for name, digest in written.items()
+        if not (directory / name).is_file() or file_sha256(directory / name) != digest
+    ]
+    if changed:
+        raise CardError(
+            f"The pair.json given is of another {part} than {directory}: {', '.join(changed)} differ or are missing. "
+            "Give the pair.json that was saved beside it, or none."
+        )
+
+
+def _own_settings(record: dict, names) -> dict:
+    return {name: record[name] for name in names if record.get(name) is not None}
+
+
+def _rewards(source, near) -> tuple[list[str], str | None]:
+    """Names of reward functions and models without local paths, or the column that held the rewards."""
+    if isinstance(source, str):
+        column = re.fullmatch(r"column '(.*)'", source, re.DOTALL)
+        if column:
+            return [], column[1]
+        source = [source]
+    names = [origin_of(name, near).name if "/" in name or "\\" in name else last_part(name) for name in source or []]
+    return names, None
+
+
+def _is_critic(parent: Origin | None, training: dict) -> bool | None:
+    """Whether the parent was a critic: its config says so, or that it was not the policy it was trained beside."""
+    config = config_of(parent)
+    if config:
+        return config.get("num_value_heads") is not None
+    if training.get("policy") and training["policy"] != training.get("parent"):
+        return True
+    return None
+
+
+def _software_url() -> str | None:
+    urls = importlib.metadata.metadata("modeling-dvpo").get_all("Project-URL") or []
+    named = {label.strip().lower(): url.strip() for label, _, url in (one.partition(",") for one in urls)}
+    return next((named[label] for label in ("repository", "source", "homepage") if label in named), None)

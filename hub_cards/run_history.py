@@ -1,0 +1,156 @@
+"""What a run wrote down on its way: `run.json` and `metrics.jsonl`, thinned to tables that fit on a card."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import CardError
+from .metric_names import METRICS
+from .origins import read_object
+
+MOST_ROWS = 12
+EVALUATED = ("explained_variance", "crps", "mae", "coverage_80", "pit_ks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of a run by step; a number that was not measured at a step is None.
+
+    Attributes:
+        columns: their headings, beside the step's.
+        of: number of rows before thinning.
+        best: step of the best row, by `best_by`.
+    """
+
+    columns: list[str]
+    rows: list[tuple[int, list[float | None]]]
+    of: int
+    best: int | None = None
+    best_by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """A run's settings and the lines of its metrics."""
+
+    directory: Path
+    settings: dict
+    lines: list[dict]
+
+
+def read_history(run_directory) -> History:
+    """Read a run's directory.
+
+    Raises:
+        CardError: it holds no run.
+    """
+    folder = Path(run_directory)
+    missing = [name for name in ("run.json", "metrics.jsonl") if not (folder / name).is_file()]
+    if missing:
+        raise CardError(f"{folder} has no {' and no '.join(missing)}: give the output_dir of the run.")
+    lines = []
+    # a run killed while it wrote leaves half a line
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return History(directory=folder, settings=read_object(folder / "run.json"), lines=lines)
+
+
+def check_same_run(history: History, known: dict, directory) -> None:
+    """Refuse the history of another run than the one that made the model in `directory`.
+
+    Args:
+        known: what the model says of its run, under the names of the run's settings.
+    """
+    other = [name for name, value in known.items() if name in history.settings and history.settings[name] != value]
+    if other:
+        raise CardError(
+            f"{history.directory} is not the run that made {directory}: "
+            + "; ".join(f"{name} is {history.settings[name]!r} there and {known[name]!r} here" for name in other)
+            + ". Give that run's directory, or none."
+        )
+
+
+def evaluations(history: History, this_step: int | None) -> Table | None:
+    """Held-out metrics of a critic's run by step, with the training loss up to there."""
+    rows, loss = [], None
+    for line in history.lines:
+        loss = line.get("loss", loss)
+        if any(name.startswith("eval_") for name in line):
+            rows.append((line["step"], [loss, *(_number(line.get(f"eval_{name}")) for name in EVALUATED)]))
+    metric = history.settings.get("best_metric")
+    best = None
+    if metric in METRICS and METRICS[metric].better:
+        values = [(line["step"], _number(line.get(f"eval_{metric}"))) for line in history.lines]
+        values = [(step, value) for step, value in values if value is not None]
+        sign = 1 if METRICS[metric].better == "higher" else -1
+        best = max(values, key=lambda pair: sign * pair[1])[0] if values else None
+    labels = ["training loss", *(METRICS[name].label for name in EVALUATED)]
+    by = METRICS[metric].label if best is not None else None
+    return _table(labels, rows, keep=(best, this_step), best=best, best_by=by)
+
+
+def updates(history: History, columns: dict[str, str], keep: int | None) -> Table | None:
+    """Metrics of single optimizer steps.
+
+    Args:
+        columns: key in metrics.jsonl -> heading; keys that the run never logged are left out.
+    """
+    lines = [line for line in history.lines if any(_number(line.get(key)) is not None for key in columns)]
+    rows = [(line["step"], [_number(line.get(key)) for key in columns]) for line in lines]
+    return _table(list(columns.values()), rows, keep=(keep,))
+
+
+def logged_loss_terms(history: History, prefix: str, last: int = 10) -> dict[str, float]:
+    """Mean of each loss term, unweighted, over the last logged steps."""
+    lines = [line for line in history.lines if _number(line.get(f"{prefix}quantile")) is not None][-last:]
+    sums: dict[str, list[float]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if key.startswith(prefix) and _number(value) is not None:
+                sums.setdefault(key[len(prefix) :], []).append(value)
+    return {name: sum(values) / len(values) for name, values in sums.items()}
+
+
+def held_out_rewards(history: History, step: int | None) -> list[tuple[str, str, float | None, float]]:
+    """(set, reward or other number, before training, at `step` or the last evaluation before it) of a policy's run."""
+    first: dict[str, float] = {}
+    last: dict[str, float] = {}
+    for line in history.lines:
+        for key, value in line.items():
+            if key.startswith("eval/") and _number(value) is not None and (step is None or line["step"] <= step):
+                if line["step"] == 0:
+                    first[key] = value
+                last[key] = value
+    split = [(*key.removeprefix("eval/").rpartition("/")[::2], first.get(key), value) for key, value in last.items()]
+    return [(name, number, before, after) for name, number, before, after in split]
+
+
+def _table(labels, rows, *, keep, best=None, best_by=None) -> Table | None:
+    if not rows:
+        return None
+    measured = [i for i in range(len(labels)) if any(numbers[i] is not None for _, numbers in rows)]
+    thinned = _thin(rows, {step for step in keep if step is not None})
+    return Table(
+        columns=[labels[i] for i in measured],
+        rows=[(step, [numbers[i] for i in measured]) for step, numbers in thinned],
+        of=len(rows),
+        best=best,
+        best_by=best_by,
+    )
+
+
+def _thin(rows: list, keep: set[int]) -> list:
+    if len(rows) <= MOST_ROWS:
+        return rows
+    gaps = MOST_ROWS - 1
+    wanted = {round(i * (len(rows) - 1) / gaps) for i in range(MOST_ROWS)}
+    return [row for place, row in enumerate(rows) if place in wanted or row[0] in keep]
+
+
+def _number(value) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
