@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modeling_dvpo.assistant_turns import Messages
 from modeling_dvpo.completion_tokens import CompletionTokenizer, Tokens
+from modeling_dvpo.prefix_reader import PrefixReader, evaluating
 from modeling_dvpo.text_problems import RowProblem
 
 
@@ -56,6 +57,7 @@ def score_completions(
     append_eos: bool = True,
     tools: list | None = None,
     max_tokens: int = 16384,
+    use_cache: bool | None = False,
 ) -> list[ScoredCompletion]:
     """Read each completion after its prompt, several at a time.
 
@@ -67,6 +69,9 @@ def score_completions(
         append_eos: end text completions that are not truncated with the end token, where they have none.
         tools: for the chat template.
         max_tokens: of a padded batch; a completion longer than that is read alone.
+        use_cache: True reads a prompt that several completions share once, and goes on from its KV cache: the same
+            numbers up to rounding, for less work where prompts are long. None does so where the critic's family allows
+            it. False, the default, reads every row whole.
 
     Returns:
         One for each completion, in their order.
@@ -88,34 +93,51 @@ def score_completions(
             rows.append(tokenize(prompt, completion, tools=tools, truncated=cut))
         except RowProblem as problem:
             raise ValueError(f"Completion {place}: {problem}") from problem
-    return score_tokens(critic, rows, eos_token_id=tokenizer.eos_token_id, max_tokens=max_tokens)
+    return score_tokens(critic, rows, eos_token_id=tokenizer.eos_token_id, max_tokens=max_tokens, use_cache=use_cache)
 
 
-@torch.no_grad()
 def score_tokens(
-    critic, rows: Sequence[Tokens], *, eos_token_id: int | None, max_tokens: int = 16384
+    critic,
+    rows: Sequence[Tokens],
+    *,
+    eos_token_id: int | None,
+    max_tokens: int = 16384,
+    use_cache: bool | None = False,
 ) -> list[ScoredCompletion]:
-    """`score_completions` of what is tokenised already."""
+    """`score_completions` of what is tokenised already.
+
+    A row without actions is a prompt alone: its one state is the one after its last token.
+    """
     require_readable(critic, rows)
-    training = critic.training
-    critic.eval()
-    scored: dict[int, ScoredCompletion] = {}
-    try:
-        for batch in _batches([len(row.input_ids) for row in rows], max_tokens):
+    states: dict[int, Tensor] = {}
+    with evaluating(critic):
+        shared = _shared_prompts(rows) if use_cache is not False else []
+        for prompt, members in shared:
+            states.update(_after_prompt(critic, rows, prompt, members, max_tokens, use_cache))
+        alone = [i for i in range(len(rows)) if i not in states]
+        for places in _batches([len(rows[i].input_ids) for i in alone], max_tokens):
+            batch = [alone[place] for place in places]
             quantiles = _quantiles(critic, [rows[i].input_ids for i in batch])
             for i, outputs in zip(batch, quantiles, strict=True):
-                actions = [place for place, action in enumerate(rows[i].actions) if action]
-                # Output p has seen token p: the state before an action is the output one token earlier.
-                states = torch.tensor([place - 1 for place in actions] + [actions[-1]], device=outputs.device)
-                scored[i] = ScoredCompletion(
-                    input_ids=list(rows[i].input_ids),
-                    action_positions=actions,
-                    quantiles=outputs[states].float().cpu(),
-                    ended=eos_token_id is not None and rows[i].input_ids[actions[-1]] == eos_token_id,
-                )
-    finally:
-        critic.train(training)
-    return [scored[i] for i in range(len(rows))]
+                states[i] = _states(rows[i], outputs, first=0)
+    return [_scored(row, states[i], eos_token_id) for i, row in enumerate(rows)]
+
+
+def _scored(row: Tokens, quantiles: Tensor, eos_token_id: int | None) -> ScoredCompletion:
+    actions = _action_positions(row)
+    ended = bool(actions) and eos_token_id is not None and row.input_ids[-1] == eos_token_id
+    return ScoredCompletion(list(row.input_ids), actions, quantiles, ended)
+
+
+def _action_positions(row: Tokens) -> list[int]:
+    return [place for place, action in enumerate(row.actions) if action]
+
+
+def _states(row: Tokens, outputs: Tensor, first: int) -> Tensor:
+    """(T + 1, N, M) on the CPU of outputs that begin at position `first`."""
+    # Output p has seen token p: the state before an action is the output one token earlier.
+    places = [*(place - 1 for place in _action_positions(row)), len(row.input_ids) - 1]
+    return outputs[torch.tensor(places, device=outputs.device) - first].float().cpu()
 
 
 def require_readable(critic, rows: Sequence[Tokens]) -> None:
@@ -147,7 +169,37 @@ def _batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
 
 def _quantiles(critic, rows: list[list[int]]) -> Tensor:
     """(B, T, N, M) of rows padded on the right, where causal attention does not see it."""
-    length = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=critic.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=critic.device)
+    ids, mask = _padded(rows, critic.device)
     return critic(input_ids=ids, attention_mask=mask, use_cache=False).quantiles
+
+
+def _padded(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, (B, T) each."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
+    return ids, mask
+
+
+def _shared_prompts(rows: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:
+    """Prompts that several rows begin with, and which rows do."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        if any(row.actions):
+            groups.setdefault(tuple(row.input_ids[: row.actions.index(True)]), []).append(i)
+    return [(list(prompt), members) for prompt, members in groups.items() if len(members) > 1]
+
+
+def _after_prompt(critic, rows, prompt: list[int], members: list[int], max_tokens: int, use_cache: bool | None):
+    """(row, its states) of rows that share a prompt, which is read once."""
+    reader = PrefixReader(critic, use_cache=use_cache)
+    before = reader.read(torch.tensor([prompt]))[0, -1:] if reader.use_cache else None
+    if not reader.use_cache:
+        return  # to read the rows with their prompt is no more work, then
+    lengths = [len(rows[i].input_ids) for i in members]
+    for places in _batches(lengths, max_tokens):
+        batch = [members[place] for place in places]
+        ids, mask = _padded([rows[i].input_ids[len(prompt) :] for i in batch], critic.device)
+        after = reader.branch(torch.zeros(len(batch), dtype=torch.long)).read(ids, mask)
+        for i, outputs in zip(batch, after, strict=True):
+            yield i, _states(rows[i], torch.cat([before, outputs]), first=len(prompt) - 1)

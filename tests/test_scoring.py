@@ -1,11 +1,14 @@
 """Scores of completions against the critic's own outputs, read one row at a time."""
 
+from functools import partial
+
 import pytest
 import torch
 from tiny_critics import tiny_critic
 from tiny_models import tiny_config
 
-from modeling_dvpo.scoring import score_completions
+from modeling_dvpo.completion_tokens import Tokens
+from modeling_dvpo.scoring import score_completions, score_tokens
 from modeling_dvpo.text_problems import DataError
 
 PAIRS = [("What is 2 + 3?", " The answer is 5."), ("hello", " world hello world"), ("What is two and three?", " 5")]
@@ -99,3 +102,49 @@ class TestRefusals:
         tiny_tokenizer.chat_template = None
         with pytest.raises(DataError, match="no chat template"):
             score_completions(critic, tiny_tokenizer, [[{"role": "user", "content": "a"}]], ["b"])
+
+
+class TestSharedPrompts:
+    """With a KV cache a prompt is read once, and its cache expanded over the completions."""
+
+    prompts = ["What is 2 + 3?"] * 3 + ["hello"] * 2 + ["alone"]
+    completions = [" The answer is 5.", " 5", " First add two and three", " world", " hello hello world", " 1"]
+
+    @pytest.mark.parametrize("max_tokens", [30, 10_000])
+    def test_the_same_numbers(self, critic, tiny_tokenizer, max_tokens):
+        score = partial(score_completions, critic, tiny_tokenizer, self.prompts, self.completions)
+        for cached, whole in zip(score(use_cache=True, max_tokens=max_tokens), score(), strict=True):
+            assert (cached.input_ids, cached.action_positions) == (whole.input_ids, whole.action_positions)
+            torch.testing.assert_close(cached.quantiles, whole.quantiles, rtol=0, atol=1e-5)
+
+    def test_a_chat_goes_on_behind_other_turns(self, critic, tiny_tokenizer):
+        prompt = [{"role": "user", "content": "hello"}]
+        turns = [{"role": "assistant", "content": "5"}, {"role": "user", "content": "world"}]
+        completions = [[*turns, {"role": "assistant", "content": "2 + 3"}], "5"]
+        score = partial(score_completions, critic, tiny_tokenizer, [prompt] * 2, completions)
+        for cached, whole in zip(score(use_cache=True), score(), strict=True):
+            torch.testing.assert_close(cached.quantiles, whole.quantiles, rtol=0, atol=1e-5)
+
+    def test_a_prompt_is_read_once(self, critic, tiny_tokenizer, monkeypatch):
+        read, forward = [], critic.forward
+        monkeypatch.setattr(critic, "forward", lambda **inputs: read.append(inputs["input_ids"]) or forward(**inputs))
+        scored = score_completions(critic, tiny_tokenizer, self.prompts[:3], self.completions[:3], use_cache=True)
+        prompt = tiny_tokenizer(self.prompts[0]).input_ids
+        longest = max(len(one.input_ids) for one in scored) - len(prompt)
+        assert [tuple(ids.shape) for ids in read] == [(1, len(prompt)), (3, longest)]
+
+    def test_a_recurrent_family_reads_rows_whole(self, tiny_tokenizer):
+        critic = tiny_critic(config=tiny_config("jamba", vocab_size=320))
+        score = partial(score_completions, critic, tiny_tokenizer, self.prompts, self.completions)
+        for left_open, whole in zip(score(use_cache=None), score(), strict=True):
+            assert torch.equal(left_open.quantiles, whole.quantiles)
+        with pytest.raises(ValueError, match="A jamba critic has no cache that can go on by several tokens"):
+            score(use_cache=True)
+
+
+def test_a_prompt_alone_has_one_state(critic, tiny_tokenizer):
+    ids = tiny_tokenizer("hello world").input_ids
+    [scored] = score_tokens(critic, [Tokens(ids, [False] * len(ids))], eos_token_id=ids[-1])
+    assert (scored.action_positions, scored.ended) == ([], False)
+    torch.testing.assert_close(scored.quantiles, outputs(critic, ids)[-1:])
+    torch.testing.assert_close(scored.last_state, outputs(critic, ids)[-1])
