@@ -86,8 +86,7 @@ def pit_histogram(quantiles: Tensor, returns: Tensor, bins: int = 10, tolerance:
     if bins < 1:
         raise ValueError(f"bins is {bins}; at least 1 is needed.")
     low, high = pit_bounds(quantiles, returns, tolerance)
-    edges = torch.arange(bins + 1, dtype=torch.float64, device=low.device) / bins
-    return pit_distribution(pit_slope(low, high, quantiles.shape[-1]), low.numel(), edges).diff().clamp(min=0)
+    return pit_shares(pit_slope(low, high, quantiles.shape[-1]), low.numel(), bins)
 
 
 def reliability(
@@ -173,6 +172,13 @@ def pit_distribution(slope: Tensor, count: float, points: Tensor) -> Tensor:
     place = points * num_pieces
     piece = place.long().clamp(max=num_pieces - 1)
     return reached[piece] + (place - piece) * (reached[piece + 1] - reached[piece])
+
+
+def pit_shares(slope: Tensor, count: float, bins: int) -> Tensor:
+    """Share in each of `bins` equal parts of [0, 1] with this `pit_slope` over `count` returns: (bins,)."""
+    edges = torch.arange(bins + 1, dtype=torch.float64, device=slope.device) / bins
+    # an empty part may come out below 0 by its rounding
+    return pit_distribution(slope, count, edges).diff().clamp(min=0)
 
 
 def distance_from_uniform(slope: Tensor, count: float) -> float:

@@ -1,0 +1,7 @@
+"""The metric"s page on the Hub."""
+
+from pathlib import Path
+
+from modeling_dvpo.metrics.space import launch
+
+launch(Path(__file__).with_name("quantile_crossing.py"), predictions=[[0.0, 2.0, 1.0, 1.0, 3.0]])
