@@ -97,14 +97,15 @@ class Evaluation:
         self.sources, self.configs = {"critic": source}, {"critic": config}
         if args.scalar_critic:
             source = critic_source(args.scalar_critic, args.scalar_critic_revision, args)
-            config = require_same_tokenizer(source, self.tokenizer, args.critic, "scalar_critic")
+            config, _ = require_same_tokenizer(source, self.tokenizer, args.critic, "scalar_critic")
             require_critic(config, args.scalar_critic, "scalar_critic")
             require_scalar(config, args.scalar_critic)
             self.sources["scalar"], self.configs["scalar"] = source, config
         if self.sampling.policy:
             self.policy_source = policy_source(self.sampling, args)
             base = base_of(self.policy_source)
-            self.policy_config = require_same_tokenizer(base, self.tokenizer, args.critic, "policy")
+            found = require_same_tokenizer(base, self.tokenizer, args.critic, "policy")
+            self.policy_config, self.policy_tokenizer = found
 
     def read(self, reading: RewardDataArguments):
         with main_process_first():
@@ -130,7 +131,7 @@ class Evaluation:
                 named.where,
                 self.data_args.dataset_split,
                 self.sampling.reading(named.where, self.data_args),
-                self.tokenizer,
+                self.policy_tokenizer,
                 config=self.data_args.dataset_config,
                 model_config=self.policy_config,
                 max_completion_length=length,
@@ -166,7 +167,9 @@ class Evaluation:
             return []
         files, _ = files_of(self.policy_source)
         policy = self.policy.to(self.device).bfloat16() if self.args.bf16 else self.policy.to(self.device)
-        sampler = MonteCarlo(policy, self.tokenizer, self.score, self.sampling, gamma=self.gamma, seed=self.args.seed)
+        sampler = MonteCarlo(
+            policy, self.policy_tokenizer, self.score, self.sampling, gamma=self.gamma, seed=self.args.seed
+        )
         sets = [
             sampler.sample(named, prompts, self.parts_folder(named), {"policy": files}, self.data_args.subset_column)
             for named, prompts in self.prompts.items()

@@ -12,7 +12,7 @@ from modeling_dvpo.training.evaluation.document import DOMAINS
 BLUE, VERMILION, GREEN, IDEAL = "#0072B2", "#D55E00", "#009E73", "0.25"
 COVERAGES = {"50": (GREEN, "s"), "80": (BLUE, "o"), "90": (VERMILION, "D")}
 MOST_COLUMNS = 3
-LEAST_EXPLAINED = -1  # what lies below is drawn there, as a triangle: how much worse than a constant says little
+LEAST_EXPLAINED = -1  # what lies below is drawn there, as a triangle: how much worse than a constant matters little
 
 
 class Drawing(NamedTuple):
@@ -50,8 +50,8 @@ def draw(evaluation: dict, folder: Path) -> dict[str, str]:
 def _figure(sets: list[dict], drawing: Drawing):
     from matplotlib.figure import Figure  # not pyplot: no display and no global state
 
-    columns = min(len(sets), MOST_COLUMNS)
-    rows = -(-len(sets) // columns)
+    rows = -(-len(sets) // MOST_COLUMNS)
+    columns = -(-len(sets) // rows)
     width, height = drawing.size
     figure = Figure(figsize=(width * columns, height * rows + 0.5), dpi=150, layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, **drawing.share).flat)
@@ -59,7 +59,7 @@ def _figure(sets: list[dict], drawing: Drawing):
         drawing.panel(axes, one)
         truth = f"{one['continuations']} continuations" if one["truth"] == "monte_carlo" else "one return a state"
         axes.set_title(f"{one['name']} ({DOMAINS[one['domain']]})\n{one['rows']:,} responses, {truth}", fontsize=9)
-        axes.tick_params(labelleft=True)
+        axes.tick_params(labelleft=True, labelbottom=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92", lw=0.7)
         axes.set_axisbelow(True)
@@ -100,9 +100,24 @@ def _values(axes, one: dict) -> None:
 
 def _explained(axes, one: dict) -> None:
     axes.axhline(0, color=IDEAL, ls="--", lw=1, label="constant")
-    _line(axes, one, "explained_variance", color=BLUE, marker="o", label="critic")
-    _line(axes, one, "scalar_explained_variance", color=VERMILION, marker="D", ls=":", label="scalar critic")
-    axes.set(xlim=(0, 1), xlabel="position in the response", ylabel="explained variance")
+    for name, style in {
+        "explained_variance": {"color": BLUE, "marker": "o", "label": "critic", "ms": 6},
+        "scalar_explained_variance": {"color": VERMILION, "marker": "D", "ls": ":", "label": "scalar critic", "ms": 4},
+    }.items():
+        rows = [row for row in one["by_position"] if name in row]
+        seen = [row if row[name] >= LEAST_EXPLAINED else {**row, name: float("nan")} for row in rows]
+        _line(axes, {"by_position": seen}, name, **style)
+        below = [(row["from"] + row["to"]) / 2 for row in rows if row[name] < LEAST_EXPLAINED]
+        if below:
+            axes.plot(
+                below,
+                [LEAST_EXPLAINED] * len(below),
+                ls="none",
+                marker="v",
+                ms=2 * style["ms"] - 2,
+                color=style["color"],
+            )
+    axes.set(xlim=(0, 1), xlabel="position in the response", ylabel=f"explained variance (▼ below {LEAST_EXPLAINED})")
 
 
 def _line(axes, one: dict, name: str, **style) -> None:
@@ -110,14 +125,7 @@ def _line(axes, one: dict, name: str, **style) -> None:
     if not rows:
         return
     middles = [(row["from"] + row["to"]) / 2 for row in rows]
-    heights = [row[name] for row in rows]
-    if "explained_variance" in name:
-        below = [middle for middle, height in zip(middles, heights, strict=True) if height < LEAST_EXPLAINED]
-        heights = [max(height, LEAST_EXPLAINED) for height in heights]
-        if below:
-            at = [LEAST_EXPLAINED] * len(below)
-            axes.plot(below, at, ls="none", marker="v", ms=8, color=IDEAL, label=f"below {LEAST_EXPLAINED}")
-    axes.plot(middles, heights, ms=4, lw=1.3, **style)
+    axes.plot(middles, [row[name] for row in rows], **{"ms": 4, "lw": 1.3, **style})
 
 
 def _coverage(axes, one: dict) -> None:

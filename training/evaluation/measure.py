@@ -17,6 +17,8 @@ from modeling_dvpo.training.evaluation.parts import Parts
 from modeling_dvpo.training.evaluation.sets import EvaluationSet
 
 POSITION_BINS = 10
+STATES_PER_BIN = 30  # there are fewer bins where there are fewer states: their figures would be noise
+LEAST_STATES = 5  # of a mean value
 PIT_BINS = 10
 LEVELS = tuple(step / 20 for step in range(1, 20))
 WHOLE = None  # the group of all rows
@@ -147,17 +149,20 @@ class Measurement:
     def _by_position(self, right: Tensor | None) -> list[dict]:
         true = self.data.returns.double()
         true = true.mean(-1) if true.dim() == 2 else true
-        where = self.data.positions(POSITION_BINS)
+        bins = max(1, min(POSITION_BINS, len(true) // STATES_PER_BIN))
+        where = self.data.positions(bins)
         table = []
-        for place in range(POSITION_BINS):
+        for place in range(bins):
             here = where == place
-            row = {"from": place / POSITION_BINS, "to": (place + 1) / POSITION_BINS, "states": int(here.sum())}
+            row = {"from": place / bins, "to": (place + 1) / bins, "states": int(here.sum())}
             for who in self.shapes.keys() - {"constant"}:
                 prefix = "" if who == "critic" else f"{who}_"
                 row[f"{prefix}explained_variance"] = explained_variance(self.values[who][here], true[here])
             if right is not None:
                 for name, rows in (("right", right), ("wrong", ~right)):
-                    row[f"value_{name}"] = self.values["critic"][here & rows[self.row_of_state]].mean().item()
+                    values = self.values["critic"][here & rows[self.row_of_state]]
+                    if len(values) >= LEAST_STATES:
+                        row[f"value_{name}"] = values.mean().item()
             table.append(row)
         return table
 

@@ -39,7 +39,7 @@ class Parts:
         mine = missing[rank() :: world_size()]
         if is_main() and missing and len(missing) < count:
             tqdm.write(f"{description}: {count - len(missing)} of {count} parts are there from before")
-        for number in tqdm(mine, desc=description, unit="part", disable=not is_main()):
+        for number in tqdm(mine, desc=description, unit="part", disable=not is_main() or not mine):
             self._save(number, make(number))
         barrier()
 

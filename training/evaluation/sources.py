@@ -7,11 +7,10 @@ from pathlib import Path
 
 from transformers.utils import cached_file
 
+from modeling_dvpo.hub.fingerprints import file_sha256, fingerprint_difference, tokenizer_fingerprint
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.critic_files import load_config_and_tokenizer
 from modeling_dvpo.training.distributed import gather_lists, is_main
-
-CHUNK = 2**24  # bytes
 
 
 def require_critic(config, name: str, key: str) -> None:
@@ -32,21 +31,26 @@ def require_scalar(config, name: str) -> None:
 
 
 def require_same_tokenizer(source, tokenizer, critic: str, key: str):
-    """The config of another model of the evaluation; raises ConfigError where it reads other tokens than the critic.
+    """Config and tokenizer of another model of the evaluation.
 
     Args:
         source: with `model_name_or_path` and `revision`.
         tokenizer: the critic's.
         critic: its name.
         key: which setting named the other model.
+
+    Raises:
+        ConfigError: it reads other tokens than the critic.
     """
     config, own = load_config_and_tokenizer(source)
-    if own.get_vocab() != tokenizer.get_vocab():
+    differ = fingerprint_difference(tokenizer_fingerprint(own), tokenizer_fingerprint(tokenizer))
+    # begin and end tokens and the chat template may be others: each row is tokenised once, for all its readers
+    if differ := [what for what in differ if what in ("vocabulary", "encoding")]:
         raise ConfigError(
-            f"{key} {source.model_name_or_path} has another tokenizer than critic {critic}, so they would not read "
-            "the same states: give one of the same family."
+            f"{key} {source.model_name_or_path} has another tokenizer than critic {critic} (their "
+            f"{' and '.join(differ)} differ), so they would not read the same states: give one of the same family."
         )
-    return config
+    return config, own
 
 
 def discount(config, gamma: float | None) -> float:
@@ -77,7 +81,7 @@ def files_of(source) -> tuple[dict[str, str], str | None]:
     if not is_main():
         return gather_lists([])[0]
     folder = Path(cached_file(source.model_name_or_path, "config.json", revision=source.revision)).parent
-    files = {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    files = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
     commit = None if Path(source.model_name_or_path).is_dir() else folder.name
     return gather_lists([(files, commit)])[0]
 
@@ -88,11 +92,3 @@ def digest_of_rows(rows: Iterable) -> str:
     for row in rows:
         digest.update(f"{row}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(CHUNK):
-            digest.update(part)
-    return digest.hexdigest()
