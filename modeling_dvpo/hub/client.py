@@ -58,6 +58,13 @@ def retrying(call: Callable, *args, **kwargs):
     return call(*args, **kwargs)
 
 
+def in_brief(error: BaseException) -> str:
+    """What went wrong, on one line, without the client's links and ids."""
+    if isinstance(error, HfHubHTTPError):
+        return f"status {status_of(error)}, {error.server_message or str(error).splitlines()[0]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 @contextmanager
 def errors_in_words(repo_id: str, doing: str):
     """Turn what the client raises inside the block into a `HubError` that says what to do.
@@ -99,6 +106,6 @@ def in_words(error: BaseException, repo_id: str, doing: str) -> HubError:
     if status == 412:
         return ConcurrentCommitError(f"{failed}: somebody else committed to {repo_id} meanwhile. Try again.")
     if status is not None and not may_pass(error):
-        return HubError(f"{failed}: the Hub refused with status {status}: {str(error).strip()}")
-    answer = f"answered {status} every time" if status else f"did not answer ({type(error).__name__}: {error})"
+        return HubError(f"{failed}: the Hub refused: {in_brief(error)}")
+    answer = f"answered {status} every time" if status else f"did not answer ({in_brief(error)})"
     return UnreachableError(f"{failed}: the Hub {answer}. Try again later.")

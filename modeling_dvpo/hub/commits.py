@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from .client import WAITS, errors_in_words, in_words, may_pass, retrying, status_of, wait_after
+from .client import WAITS, errors_in_words, in_brief, in_words, may_pass, retrying, status_of, wait_after
 from .errors import ConcurrentCommitError, PushFailedError, UnpublishableError
 from .fingerprints import file_sha256, git_blob_id
 
@@ -189,8 +189,8 @@ def commit_files(
                 break
             if wait is None:
                 raise PushFailedError(
-                    f"The Hub did not take the commit to {repo_id} ({type(error).__name__}: "
-                    f"{str(error).strip()}). {state.revision} is as it was, at {state.commit[:8]}. Run the same push "
+                    f"The Hub did not take the commit to {repo_id} ({in_brief(error)}). "
+                    f"{state.revision} is as it was, at {state.commit[:8]}. Run the same push "
                     "again later: weights that arrived are not sent twice."
                 ) from error
             wait_after(error, wait)
@@ -209,7 +209,7 @@ def tag_commit(api: HfApi, pushed: Pushed, tag: str) -> None:
         retrying(api.create_tag, pushed.repo_id, tag=tag, revision=pushed.commit, exist_ok=True)
         named = remote_state(api, pushed.repo_id, f"refs/tags/{tag}").commit
     except HTTPError as error:
-        raise PushFailedError(f"{where}, but the tag {tag} could not be made: {str(error).strip()}") from error
+        raise PushFailedError(f"{where}, but the tag {tag} could not be made ({in_brief(error)}).") from error
     if named != pushed.commit:
         raise PushFailedError(
             f"{where}, but the tag {tag} names {named[:8]} already and was left there. Choose another tag, or delete "
@@ -236,7 +236,7 @@ def _upload(api: HfApi, state: RemoteState, additions: list[CommitOperationAdd],
     except RuntimeError as error:  # what the client makes of anything that stops an upload
         cause = error.__cause__ or error
         raise PushFailedError(
-            f"{error} {type(cause).__name__}: {str(cause).strip()} Nothing changed in {state.repo_id}: "
+            f"{error} ({in_brief(cause)}) Nothing changed in {state.repo_id}: "
             f"{state.revision} is at {state.commit[:8]} as before. Run the same push again: files that arrived are "
             "not sent twice."
         ) from error

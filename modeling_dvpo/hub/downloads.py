@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from .client import errors_in_words, may_pass, retrying
+from .client import errors_in_words, in_brief, may_pass, retrying
 from .commits import RemoteState, remote_state
 from .errors import CorruptDownloadError, UnreachableError
 from .fingerprints import file_sha256, git_blob_id
@@ -154,7 +154,7 @@ def _from_disk(api: HfApi, repo_id: str, revision: str, cache_dir, local_dir, er
     if directory is None:
         place = local_dir or cache_dir or constants.HF_HUB_CACHE
         offline = isinstance(error, OfflineModeIsEnabled)
-        why = "offline mode is on (HF_HUB_OFFLINE)" if offline else f"the Hub does not answer ({error})"
+        why = "offline mode is on (HF_HUB_OFFLINE)" if offline else f"the Hub does not answer ({in_brief(error)})"
         raise UnreachableError(
             f"{why[0].upper()}{why[1:]}, and {place} has no {repo_id} ({revision}). Pull it once while the Hub can be "
             "reached; later pulls find it there."

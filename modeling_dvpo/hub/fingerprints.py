@@ -76,8 +76,8 @@ def directory_fingerprint(directory: Path) -> dict[str, str | int] | None:
         return None
     try:
         return tokenizer_fingerprint(AutoTokenizer.from_pretrained(directory))
-    except (OSError, ValueError, ImportError) as error:
-        raise UnreadableTokenizerError(f"The tokenizer in {directory} cannot be read: {error}") from error
+    except Exception as error:  # of any kind, by what is wrong with the files
+        raise UnreadableTokenizerError(f"The tokenizer in {directory} cannot be read: {error!r}") from error
 
 
 def fingerprint_difference(one: dict, other: dict) -> list[str]:

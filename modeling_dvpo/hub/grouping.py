@@ -3,7 +3,7 @@
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
-from .client import retrying
+from .client import in_brief, retrying
 from .errors import PushFailedError
 
 NOTES = {"policy": "the policy", "critic": "the critic that judges it", "dataset": "what they were trained on"}
@@ -34,8 +34,8 @@ def group(api: HfApi, collection: str, *, critic: str, policy: str | None = None
     except HTTPError as error:
         models = " and ".join(items[role] for role in ("policy", "critic") if role in items)
         raise PushFailedError(
-            f"{models}: pushed, but the collection {collection!r} could not be filled: {str(error).strip()} Run the "
-            "same push again."
+            f"{models}: pushed, but the collection {collection!r} could not be filled ({in_brief(error)}). Run "
+            "the same push again."
         ) from error
 
 

@@ -76,7 +76,8 @@ def kind_of(names: Iterable[str], config: Mapping | None) -> str:
     if ADAPTER_CONFIG in names:
         return "policy"
     models = (".safetensors", ".bin", ".gguf", ".onnx", ".pt", ".pth", ".h5", ".ckpt")
-    return "other" if any(name.endswith(models) or name == "model_index.json" for name in names) else "nothing"
+    at_the_top = [name for name in names if "/" not in name]
+    return "other" if any(name.endswith(models) or name == "model_index.json" for name in at_the_top) else "nothing"
 
 
 def read_json(path: Path) -> dict | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from .cards import card_of_critic, card_of_policy, evaluation_files
-from .client import hub_api
+from .client import hub_api, in_brief
 from .commits import Pushed
 from .errors import PairIncompleteError, UnpublishableError
 from .grouping import group
@@ -227,5 +227,5 @@ def _what_is_where(critic: Pushed, policy: Target, error: Exception) -> str:
         f"The critic is pushed: {critic.repo_id}, {critic.revision}, commit {critic.commit}. Its policy is not: "
         f"{state.repo_id}, {state.revision}, {there} (commit {state.commit}). Until it is, the critic's record names "
         f"a policy that is not there. To finish, run the same push again; the critic will not be sent twice. What "
-        f"went wrong: {type(error).__name__}: {str(error).strip()}"
+        f"went wrong: {in_brief(error)}"
     )
