@@ -3,14 +3,14 @@
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
 from .cards import card_of_critic, card_of_policy, evaluation_files
 from .client import hub_api, in_brief
-from .commits import Pushed
+from .commits import Pushed, tag_commit
 from .errors import PairIncompleteError, UnpublishableError
 from .grouping import group
 from .names import PublicNames
@@ -80,10 +80,15 @@ def push_critic(
         if policy is not None:
             partner = policy_on_hub(api, policy, policy_revision, staged)
         target = prepare(api, "critic", staged, repo_id, options)
-        facts = {"evaluation": evaluation, "run_directory": run_directory or run_of(critic)}
-        pushed = _push_critic(api, target, partner, **facts)
+        files, card = _shown_of_critic(
+            api, target, partner, evaluation=evaluation, run_directory=run_directory or run_of(critic)
+        )
+        facts = _facts(staged, options)
+        pushed = push(api, target, facts=facts, partner=partner, card=card, extra=files)
+        if options.tag:
+            tag_commit(api, pushed, options.tag)
         if collection:
-            group(api, collection, policy=policy, critic=repo_id, dataset=_dataset(staged, options))
+            group(api, collection, policy=policy, critic=repo_id, dataset=_dataset(facts))
         return pushed
 
 
@@ -137,23 +142,33 @@ def push_pair(
         }
         pair = read_pair(pair)
         check_fits(staged["policy"], staged["critic"], pair, sources)
-        # both are looked at before either changes
+        # whatever can be wrong with either shows before one of them changes
         target = {
             "critic": prepare(api, "critic", staged["critic"], critic_repo, options),
             "policy": prepare(api, "policy", staged["policy"], policy_repo, options),
         }
-        partner = {"role": "policy", "repo": policy_repo, "files": target["policy"].digests()}
-        if options.revision != "main":
-            partner["revision"] = options.revision
-        facts = {"run_directory": run_directory or run_of(policy), "pair": pair}
-        pushed_critic = _push_critic(api, target["critic"], partner, evaluation=evaluation, **facts)
+        partner = {role: _named(one, options) for role, one in target.items()}
+        shown = {"run_directory": run_directory or run_of(policy), "pair": pair}
+        files, card = _shown_of_critic(api, target["critic"], partner["policy"], evaluation=evaluation, **shown)
+        policy_card = card_of_policy(api, target["policy"], partner["critic"], **shown) if options.card else None
+        facts = _facts(staged["critic"], options)
+        policy_facts = {**facts, **_policy_facts(pair, names)}
+        pushed = push(api, target["critic"], facts=facts, partner=partner["policy"], card=card, extra=files)
         try:
-            pushed_policy = _push_policy(api, target["policy"], target["critic"], pushed_critic, **facts)
+            # a pull request has a revision of its own
+            partner = {**_named(target["critic"], replace(options, revision=pushed.revision)), "commit": pushed.commit}
+            result = PushedPair(
+                critic=pushed,
+                policy=push(api, target["policy"], facts=policy_facts, partner=partner, card=policy_card, extra={}),
+            )
         except Exception as error:
-            raise PairIncompleteError(_what_is_where(pushed_critic, target["policy"], error), pushed_critic) from error
+            raise PairIncompleteError(_what_is_where(pushed, target["policy"], error), pushed) from error
+        if options.tag:
+            tag_commit(api, result.critic, options.tag)
+            tag_commit(api, result.policy, options.tag)
         if collection:
-            group(api, collection, policy=policy_repo, critic=critic_repo, dataset=_dataset(staged["critic"], options))
-        return PushedPair(policy=pushed_policy, critic=pushed_critic)
+            group(api, collection, policy=policy_repo, critic=critic_repo, dataset=_dataset(facts))
+        return result
 
 
 def _given(options: Mapping) -> dict:
@@ -180,31 +195,22 @@ def _facts(staged: Staged, options: PushOptions) -> dict:
     return facts
 
 
-def _dataset(staged: Staged, options: PushOptions) -> str | None:
-    return _facts(staged, options).get("training", {}).get("dataset")
+def _dataset(facts: Mapping) -> str | None:
+    return facts.get("training", {}).get("dataset")
 
 
-def _push_critic(api: HfApi, target: Target, partner, *, evaluation, **card_facts) -> Pushed:
-    extra = evaluation_files(evaluation, target, PublicNames(api)) if evaluation is not None else {}
-    facts = _facts(target.staged, target.options)
-    card = None
-    if target.options.card:
-        card = card_of_critic(api, target, partner, evaluation=evaluation, **card_facts)
-    return push(api, target, facts=facts, partner=partner, card=card, extra=extra)
+def _named(target: Target, options: PushOptions) -> dict:
+    """As the other's record names it."""
+    named = {"role": target.role, "repo": target.state.repo_id, "files": target.digests()}
+    return named if options.revision == "main" else {**named, "revision": options.revision}
 
 
-def _push_policy(api: HfApi, target: Target, critic: Target, pushed_critic: Pushed, *, pair, **card_facts) -> Pushed:
-    partner = {
-        "role": "critic",
-        "repo": pushed_critic.repo_id,
-        "files": critic.digests(),
-        "commit": pushed_critic.commit,
-    }
-    if pushed_critic.revision != "main":
-        partner["revision"] = pushed_critic.revision
-    facts = {**_facts(critic.staged, critic.options), **_policy_facts(pair, PublicNames(api))}
-    card = card_of_policy(api, target, partner, pair=pair, **card_facts) if target.options.card else None
-    return push(api, target, facts=facts, partner=partner, card=card, extra={})
+def _shown_of_critic(api: HfApi, target: Target, partner, *, evaluation, **facts) -> tuple[dict, str | None]:
+    """What people look at: files of the evaluation, and the card."""
+    files = evaluation_files(evaluation, target, PublicNames(api)) if evaluation is not None else {}
+    if not target.options.card:
+        return files, None
+    return files, card_of_critic(api, target, partner, evaluation=evaluation, **facts)
 
 
 POLICY_SETTINGS = ("algorithm", "gamma", "lam", "kl", "kl_coef", "reward_funcs", "reward_noise", "seed", "trainable")

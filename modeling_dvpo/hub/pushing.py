@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from huggingface_hub import HfApi
 
 from .base_models import base_model_facts
-from .commits import Content, Pushed, RemoteState, commit_files, open_repository, read_remote, tag_commit
+from .commits import Content, Pushed, RemoteState, commit_files, open_repository, read_remote
 from .errors import NotAPairError, OtherModelError
 from .model_files import ADAPTER_CONFIG, CARD, CONFIG, is_replaced, is_tokenizer, kind_of
 from .names import PublicNames
@@ -37,12 +37,14 @@ class Target:
     """A repository that may take what is staged for it.
 
     Attributes:
+        base_model: what the record says of it.
         record: of the push before, None where there was none.
     """
 
     role: str
     staged: Staged
     state: RemoteState
+    base_model: dict | None = field(repr=False)
     record: dict | None = field(repr=False)
     options: PushOptions = field(repr=False)
 
@@ -70,7 +72,8 @@ def prepare(api: HfApi, role: str, staged: Staged, repo_id: str, options: PushOp
         record = None  # about to be replaced
     if not options.overwrite:
         _check_same_kind(role, staged, state, config, record)
-    return Target(role, staged, state, record, options)
+    base_model = base_model_facts(staged, PublicNames(api), options.base_model)
+    return Target(role, staged, state, base_model, record, options)
 
 
 def push(
@@ -102,7 +105,7 @@ def push(
         paths=[path for path in files if path != CARD],
         facts=facts,
         tokenizer=staged.tokenizer,
-        base_model=base_model_facts(staged, PublicNames(api), options.base_model),
+        base_model=target.base_model,
         partner=partner,
     )
     files[RECORD_FILE] = record_bytes(keep_pins(record, target.record))
@@ -120,8 +123,6 @@ def push(
         message=options.commit_message or default_message(target.role, facts),
         create_pr=options.create_pr,
     )
-    if options.tag:
-        tag_commit(api, pushed, options.tag)
     return replace(pushed, left_out=staged.left_out)
 
 
