@@ -15,7 +15,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     # a copy, so that no build/ is left in the checkout
     source = folder / "source"
-    files = ["pyproject.toml", "README.md", "LICENSE", "modeling_dvpo", "training"]
+    files = ["pyproject.toml", "README.md", "LICENSE", "modeling_dvpo", "training", "hub_cards"]
     source.mkdir()
     subprocess.run(["cp", "-r", *files, source], cwd=ROOT, check=True)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
@@ -31,9 +31,12 @@ def test_only_our_own_name_lands_in_site_packages(wheel):
 
 def test_it_holds_every_module_and_data_file(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "modeling_dvpo").rglob("*.py")}
-    scripts = [*(ROOT / "training").rglob("*.py"), *(ROOT / "training" / "recipes").glob("*.yaml")]
-    expected |= {f"modeling_dvpo/{path.relative_to(ROOT)}" for path in scripts}
+    kinds = ("*.py", "*.jinja", "*.html", "*.css", "*.js", "*.yaml", "metrics/*/README.md", "requirements.txt")
+    expected = {str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "modeling_dvpo").rglob(kind)}
+    for folder in ("training", "hub_cards"):
+        files = [path for kind in kinds for path in (ROOT / folder).rglob(kind)]
+        expected |= {f"modeling_dvpo/{path.relative_to(ROOT)}" for path in files}
+    assert len(expected) > 100
     assert expected | {"modeling_dvpo/py.typed"} <= names
 
 
