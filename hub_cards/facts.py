@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import modeling_dvpo
 from modeling_dvpo.hub.fingerprints import file_sha256
 
 from .benchmarks import Benchmarks, benchmark_entries
@@ -14,6 +15,13 @@ from .evaluation_file import Evaluation, finite, read_evaluation
 from .origins import Origin, config_of, hub_ancestor, hub_origin, last_part, origin_of, read_object
 from .run_history import History, check_same_run, read_history
 from .settings import CRITIC_ONLINE, CRITIC_RUN, POLICY_RUN, hyperparameters
+
+
+class Record(dict):
+    """What a run wrote down, of any version: a key that is not there is None."""
+
+    def __missing__(self, key):
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +81,8 @@ class CriticFacts(ModelFacts):
     value_head_type: str
     return_mean: float | None
     return_scale: float | None
-    loss: dict
-    training: dict
+    loss: Record
+    training: Record
     parent: Origin | None
     parent_is_critic: bool | None
     policy: Origin | None
@@ -95,7 +103,7 @@ class PolicyFacts(ModelFacts):
         benchmarks: its scores in the Hub's form.
     """
 
-    run: dict
+    run: Record
     parent: Origin | None
     critic: Origin | None
     benchmarks: list
@@ -104,17 +112,13 @@ class PolicyFacts(ModelFacts):
 def critic_facts(
     directory,
     *,
-    repo_id: str | None = None,
     policy_repo: str | None = None,
     evaluation=None,
     run_directory=None,
     pair: dict | None = None,
-    license: str | None = None,
-    base_model: str | None = None,
-    datasets: Iterable[str] | None = None,
-    example: tuple[str, str] | None = None,
+    **stated,
 ) -> CriticFacts:
-    """Gather the facts of a saved critic; arguments are those of `critic_card`."""
+    """Gather the facts of a saved critic; arguments are those of `critic_card`, `stated` what both cards take."""
     directory = Path(directory)
     config = _config(directory)
     if config.get("num_value_heads") is None:
@@ -123,7 +127,8 @@ def critic_facts(
     training = config.get("critic_training") or {}
     online = "algorithm" in training
     parent = origin_of(training.get("parent"), directory, training.get("parent_revision"))
-    run = dict((pair or {}).get("settings") or {})
+    # a critic that stayed frozen beside its policy was made by another run
+    run = dict((pair or {}).get("settings") or {}) if online else {}
     history = read_history(run_directory) if run_directory else None
     if history:
         check_same_run(history, _own_settings(training, ("dataset", "seed", "gamma")), directory)
@@ -131,7 +136,7 @@ def critic_facts(
     record = {key: training[key] for key in training if key not in ("returns", "target", "lam", "gamma")}
     rewards, column = _rewards(training.get("reward_source"), directory)
     return CriticFacts(
-        **_shared(directory, config, repo_id, license, base_model, datasets, example, parent, training, run),
+        **_shared(directory, config, parent, training, run, **stated),
         rewards=rewards,
         reward_column=column,
         reward_noise=list(training.get("reward_noise") or []),
@@ -144,8 +149,8 @@ def critic_facts(
         value_head_type=config.get("value_head_type", "linear"),
         return_mean=config.get("return_mean"),
         return_scale=config.get("return_scale"),
-        loss=config.get("critic_loss") or {},
-        training=training,
+        loss=Record(config.get("critic_loss") or {}),
+        training=Record(training),
         parent=parent,
         parent_is_critic=_is_critic(parent, training),
         policy=hub_origin(policy_repo) if policy_repo else origin_of(training.get("policy"), directory),
@@ -159,17 +164,13 @@ def critic_facts(
 def policy_facts(
     directory,
     *,
-    repo_id: str | None = None,
     critic_repo: str | None = None,
     pair: dict | None = None,
     run_directory=None,
     benchmarks: Benchmarks = (),
-    license: str | None = None,
-    base_model: str | None = None,
-    datasets: Iterable[str] | None = None,
-    example: tuple[str, str] | None = None,
+    **stated,
 ) -> PolicyFacts:
-    """Gather the facts of a saved policy; arguments are those of `policy_card`."""
+    """Gather the facts of a saved policy; arguments are those of `policy_card`, `stated` what both cards take."""
     directory = Path(directory)
     config = _config(directory)
     if config.get("num_value_heads") is not None:
@@ -183,7 +184,7 @@ def policy_facts(
     parent = origin_of(run.get("model_name_or_path"), directory, run.get("revision"))
     rewards, column = _rewards(run.get("reward_funcs"), directory)
     return PolicyFacts(
-        **_shared(directory, config, repo_id, license, base_model, datasets, example, parent, run, run),
+        **_shared(directory, config, parent, run, run, **stated),
         rewards=rewards,
         reward_column=column,
         reward_noise=list(run.get("reward_noise") or []),
@@ -191,39 +192,55 @@ def policy_facts(
         settings=hyperparameters(run, POLICY_RUN),
         history=history,
         versions=(pair or {}).get("versions") or {},
-        run=run,
+        run=Record(run),
         parent=parent,
         critic=hub_origin(critic_repo) if critic_repo else None,
         benchmarks=benchmark_entries(benchmarks),
     )
 
 
-def _shared(directory, config, repo_id, license, base_model, datasets, example, parent, made_by, run) -> dict:
+def _shared(
+    directory: Path,
+    config: dict,
+    parent: Origin | None,
+    made_by: dict,
+    run: dict,
+    *,
+    repo_id: str | None,
+    license: str | None,
+    base_model: str | None,
+    datasets: Iterable[str] | None,
+    example: tuple[str, str] | None,
+) -> dict:
+    """The facts of `ModelFacts` that do not depend on the kind of model.
+
+    Args:
+        made_by: the record that names the data set.
+        run: the settings of the run, if they are known.
+    """
     adapter = _adapter(directory)
     given = hub_origin(base_model) if base_model else None
     base = None
     if adapter:
         base = given or origin_of(adapter.get("base_model_name_or_path"), directory, adapter.get("revision"))
+    ancestor = given or hub_ancestor(base or parent)
     dataset = origin_of(made_by.get("dataset"), directory)
+    on_hub = [dataset] if dataset and dataset.on_hub else []
     return {
-        "name": repo_id or directory.resolve().name,
+        "name": hub_origin(repo_id).name if repo_id else directory.resolve().name,
         "repo_id": repo_id,
         "is_adapter": bool(adapter),
         "base": base,
-        "base_models": [one] if (one := given or hub_ancestor(base or parent)) else [],
+        "base_models": [ancestor] if ancestor else [],
         "dataset": dataset,
         "dataset_config": made_by.get("dataset_config"),
         "dataset_split": made_by.get("dataset_split"),
-        "datasets": [hub_origin(one) for one in datasets]
-        if datasets is not None
-        else [dataset]
-        if dataset and dataset.on_hub
-        else [],
+        "datasets": on_hub if datasets is None else [hub_origin(one) for one in datasets],
         "model_type": config.get("model_type"),
         "license": license,
         "chat": bool(run["chat"]) if "chat" in run else _has_chat_template(directory),
         "example": example or ("What is 2 + 3?", "2 + 3 = 5"),
-        "software_version": importlib.metadata.version("modeling-dvpo"),
+        "software_version": modeling_dvpo.__version__,
         "software_url": _software_url(),
     }
 
@@ -291,6 +308,10 @@ def _is_critic(parent: Origin | None, training: dict) -> bool | None:
 
 
 def _software_url() -> str | None:
-    urls = importlib.metadata.metadata("modeling-dvpo").get_all("Project-URL") or []
+    """Where this package says it is from; an installation that says nothing has none."""
+    try:
+        urls = importlib.metadata.metadata("modeling-dvpo").get_all("Project-URL") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
     named = {label.strip().lower(): url.strip() for label, _, url in (one.partition(",") for one in urls)}
     return next((named[label] for label in ("repository", "source", "homepage") if label in named), None)

@@ -14,8 +14,8 @@ from .errors import CardError
 # "owner/name" with one of these as owner is a directory that has since gone, or lies on another machine.
 DIRECTORIES = {
     "..", ".", "checkpoint", "checkpoints", "ckpt", "ckpts", "data", "dataset", "datasets", "exp", "experiments",
-    "home", "local", "logs", "model", "models", "mnt", "out", "output", "outputs", "results", "root", "runs", "save", "saved",
-    "scratch", "spaces", "temp", "tmp", "users", "workspace",
+    "home", "local", "logs", "model", "models", "mnt", "out", "output", "outputs", "results", "root", "runs",
+    "save", "saved", "scratch", "spaces", "temp", "tmp", "users", "workspace",
 }  # fmt: skip
 FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst", ".zip", ".py", ".bin")
 LONGEST_CHAIN = 16

@@ -58,19 +58,16 @@ def critic_card(
     Raises:
         CardError: a file cannot be read or is of another model; the old card cannot be merged with.
     """
+    stated = _stated(repo_id, license, base_model, datasets, example)
     facts = critic_facts(
         directory,
-        repo_id=repo_id,
         policy_repo=policy_repo,
         evaluation=evaluation,
         run_directory=run_directory,
         pair=pair,
-        license=license,
-        base_model=base_model,
-        datasets=datasets,
-        example=example,
+        **stated,
     )
-    return _card("critic", facts, critic_metadata(facts), previous, license, base_model, datasets)
+    return _card("critic", facts, critic_metadata(facts), previous, stated)
 
 
 def policy_card(
@@ -93,27 +90,40 @@ def policy_card(
         critic_repo: repository of the critic that belongs to it.
         benchmarks: scores in the Hub's form, see `eval_result_files`, which makes the files to push beside the card.
     """
+    stated = _stated(repo_id, license, base_model, datasets, example)
     facts = policy_facts(
         directory,
-        repo_id=repo_id,
         critic_repo=critic_repo,
         pair=pair,
         run_directory=run_directory,
         benchmarks=benchmarks,
-        license=license,
-        base_model=base_model,
-        datasets=datasets,
-        example=example,
+        **stated,
     )
-    return _card("policy", facts, policy_metadata(facts), previous, license, base_model, datasets)
+    return _card("policy", facts, policy_metadata(facts), previous, stated)
 
 
-def _card(kind, facts, metadata, previous, license, base_model, datasets) -> str:
+def _stated(repo_id, license, base_model, datasets, example) -> dict:
+    """What the user says of either kind of model."""
+    return {
+        "repo_id": repo_id,
+        "license": license,
+        "base_model": base_model,
+        "datasets": None if datasets is None else list(datasets),
+        "example": example,
+    }
+
+
+def _card(kind: str, facts, metadata: dict, previous: str | None, stated: dict) -> str:
     body = _environment().get_template(f"{kind}.md.jinja").render(facts=facts)
     sections = {match[1]: match[2] for match in SECTION.finditer(body)}
-    asked = {"license": license, "base_model": base_model, "datasets": datasets}
     title = _text((facts.repo_id or facts.name).rpartition("/")[2]).strip()
-    return merge(previous, metadata, sections, title, forced=[key for key, value in asked.items() if value])
+    return merge(
+        previous,
+        metadata,
+        sections,
+        title,
+        forced=[key for key in ("license", "base_model", "datasets") if stated[key]],
+    )
 
 
 def _environment():
@@ -199,15 +209,16 @@ def _code(text) -> str:
     return f"{fence}{space}{text}{space}{fence}" if text else ""
 
 
-def _link(origin: Origin | str) -> str:
-    """The name of a model or data set; a link to it where it is on the Hub."""
+def _link(origin: Origin, place: str = "") -> str:
+    """The name of a model; a link to it where it is on the Hub."""
     if not origin.on_hub:
         return _code(origin.name)
-    return f"[{_text(origin.name)}]({constants.ENDPOINT}/{quote(origin.name)})"
+    return f"[{_text(origin.name)}]({constants.ENDPOINT}/{place}{quote(origin.name)})"
 
 
-def _dataset_link(repo_id: str) -> str:
-    return f"[{_text(repo_id)}]({constants.ENDPOINT}/datasets/{quote(repo_id)})"
+def _dataset_link(dataset: Origin | str) -> str:
+    """The name of a data set, or the id of one on the Hub; linked likewise."""
+    return _link(Origin(dataset, True) if isinstance(dataset, str) else dataset, "datasets/")
 
 
 def _source(entry) -> str:
