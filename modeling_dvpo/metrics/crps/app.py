@@ -1,4 +1,4 @@
-"""The metric"s page on the Hub."""
+"""The metric's page on the Hub."""
 
 from pathlib import Path
 
