@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_critics import tiny_critic
+from tiny_critics import tiny_batch, tiny_critic
 from tiny_models import tiny_causal_lm, tiny_config
+from transformers import AutoModelForCausalLM
 
-from modeling_dvpo import CriticLossConfig
+from modeling_dvpo import AutoModelForDistributionalValue, CriticLossConfig
 from modeling_dvpo.hub.fingerprints import file_sha256
 
 VOCABULARY = 320  # of conftest's tiny tokenizer
@@ -75,3 +76,15 @@ def nudge(directory) -> None:
     weights = load_file(path)
     next(iter(weights.values())).view(-1)[0] += 1
     save_file(weights, path, metadata={"format": "pt"})
+
+
+def assert_is_the_run(pair, last) -> None:
+    """What was pulled computes what the run saved."""
+    policy, critic, tokenizer = pair.load()
+    batch = tiny_batch()
+    saved = AutoModelForCausalLM.from_pretrained(last / "policy").eval()
+    assert torch.equal(policy(batch).logits, saved(batch).logits)
+    saved = AutoModelForDistributionalValue.from_pretrained(last / "critic").eval()
+    assert torch.equal(critic(batch).quantiles, saved(batch).quantiles)
+    assert not policy.training and not critic.training
+    assert tokenizer("hello")["input_ids"]

@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from .client import WAITS, errors_in_words, in_brief, in_words, may_pass, retrying, status_of, wait_after
-from .errors import ConcurrentCommitError, PushFailedError, UnpublishableError
+from .errors import ConcurrentCommitError, CorruptDownloadError, PushFailedError, UnpublishableError
 from .fingerprints import file_sha256, git_blob_id
 
 Content = Path | bytes
@@ -110,12 +116,29 @@ def open_repository(api: HfApi, repo_id: str, *, revision: str = "main", private
 
 
 def read_remote(api: HfApi, state: RemoteState, path: str) -> bytes | None:
-    """Content of a small file; None where the repository has none."""
+    """Content of a small file; None where the repository has none.
+
+    Raises:
+        CorruptDownloadError: it came wrong twice.
+    """
     if path not in state.files:
         return None
-    with errors_in_words(state.repo_id, f"read {path} of {state.repo_id}"), tempfile.TemporaryDirectory() as folder:
-        local = Path(retrying(api.hf_hub_download, state.repo_id, path, revision=state.commit, local_dir=folder))
-        return local.read_bytes()
+    with errors_in_words(state.repo_id, f"read {path} of {state.repo_id}"):
+        for _ in range(2):
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    local = retrying(api.hf_hub_download, state.repo_id, path, revision=state.commit, local_dir=folder)
+                except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError):
+                    raise
+                except OSError:  # of the wrong size
+                    continue
+                content = Path(local).read_bytes()
+            if state.files[path].is_same(content):
+                return content
+    raise CorruptDownloadError(
+        f"{path} of {state.repo_id} ({state.commit[:8]}) came twice with other bytes than the Hub has of it. Try "
+        "again, perhaps over another connection."
+    )
 
 
 def commit_files(

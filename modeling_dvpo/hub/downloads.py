@@ -80,7 +80,7 @@ def download(
 
 
 def _fetch(api: HfApi, state: RemoteState, names: list[str], cache_dir, local_dir) -> Path:
-    """All files, those that came short left out: `_check` fetches these again."""
+    """All files, as the client finds them to be right; it knows their sizes."""
     places = {"cache_dir": cache_dir, "local_dir": local_dir}
     patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in names]
     options = {"revision": state.commit, "allow_patterns": patterns, **places}
@@ -88,15 +88,9 @@ def _fetch(api: HfApi, state: RemoteState, names: list[str], cache_dir, local_di
         directory = Path(retrying(api.snapshot_download, state.repo_id, **options))
     except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, GatedRepoError, RepositoryNotFoundError):
         raise
-    except OSError:  # of the wrong size: not named by the client, so each file is asked for by itself
+    except OSError:  # one of the wrong size, and the client does not say which
         for name in names:
-            try:
-                path = Path(retrying(api.hf_hub_download, state.repo_id, name, revision=state.commit, **places))
-            except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError):
-                raise
-            except OSError:
-                path = Path(_again(api, state, name, places))
-            directory = _root(path, name)
+            directory = _root(Path(_once_more(api, state, name, places)), name)
     if local_dir is None:
         _remember_revision(directory, state)
     return directory
@@ -114,9 +108,9 @@ def _root(path: Path, name: str) -> Path:
     return path.parents[len(Path(name).parts) - 1]
 
 
-def _again(api: HfApi, state: RemoteState, name: str, places: dict) -> str:
+def _once_more(api: HfApi, state: RemoteState, name: str, places: dict, **options) -> str:
     try:
-        return retrying(api.hf_hub_download, state.repo_id, name, revision=state.commit, force_download=True, **places)
+        return retrying(api.hf_hub_download, state.repo_id, name, revision=state.commit, **options, **places)
     except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError):
         raise
     except OSError as error:
@@ -130,7 +124,8 @@ def _check(api: HfApi, state: RemoteState, name: str, directory: Path, cache_dir
     expected = state.files[name]
     if (directory / name).is_file() and expected.is_same(directory / name):
         return
-    path = Path(_again(api, state, name, {"cache_dir": cache_dir, "local_dir": local_dir}))
+    places = {"cache_dir": cache_dir, "local_dir": local_dir}
+    path = Path(_once_more(api, state, name, places, force_download=True))
     if expected.is_same(path):
         return
     # left where it is, the next from_pretrained would load it

@@ -35,11 +35,12 @@ class Findings:
             raise type(error)(
                 f"{error} To go on with a warning instead: allow={error.check!r} (--allow {error.check})."
             )
-        self.note(str(error))
+        self.note(str(error), stacklevel=5)
 
-    def note(self, message: str) -> None:
+    def note(self, message: str, stacklevel: int = 4) -> None:
+        """A warning in the place of the caller of `pull_pair`."""
         self.warnings.append(message)
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=stacklevel)
 
 
 def check_critic(findings: Findings, critic: Snapshot, record: Mapping | None) -> None:
