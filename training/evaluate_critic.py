@@ -11,6 +11,7 @@ with --resume. docs/evaluate_critic.md has the settings, the files and what each
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
@@ -151,6 +152,9 @@ class Evaluation:
             f"{type(self.critics['critic']).__name__} {args.critic}: gamma {self.gamma:g}, {len(self.sets)} set(s), "
             f"{world_size()} process(es) on {self.device}"
         )
+        self.draws = find_spec("matplotlib") is not None
+        if not self.draws:
+            self.say("There will be no figures: matplotlib is not installed (pip install matplotlib).")
         self.files = {who: files_of(source) for who, source in self.sources.items()}
         sets = [self.reward_set(one) for one in self.rows] + self.sampled_sets()
         sets = sorted(sets, key=lambda data: self.sets.index(data.named))
@@ -211,7 +215,10 @@ class Evaluation:
         constant = constant_quantiles(returns, self.configs["critic"].num_quantiles)
         right = data.right(self.args.right_above)
         if right is None:
-            self.say(f"{data.named.name}: nobody says which responses are right, so right_above is needed for AUC.")
+            self.say(
+                f"{data.named.name}: its rewards do not say which responses are right and which are wrong, so there "
+                "is no AUC; right_above can say."
+            )
         return {
             "name": data.named.name,
             "domain": data.named.domain,
@@ -238,7 +245,7 @@ class Evaluation:
             "loss_weights": {name: getattr(loss_config, name) for name in TERMS},
             "sets": sets,
         }
-        evaluation["figures"] = draw(evaluation, self.folder)
+        evaluation["figures"] = draw(evaluation, self.folder) if self.draws else {}
         page = as_markdown(evaluation)
         (self.folder / "evaluation.md").write_text(page, encoding="utf-8")
         # last, and in one go: who finds it finds all of it

@@ -1,6 +1,7 @@
 """Every figure of an evaluation, from predictions that are kept in parts; each rank adds up its share."""
 
 import math
+import re
 import warnings
 from functools import partial
 
@@ -19,6 +20,7 @@ from modeling_dvpo.training.evaluation.sets import EvaluationSet
 POSITION_BINS = 10
 STATES_PER_BIN = 30  # there are fewer bins where there are fewer states: their figures would be noise
 LEAST_STATES = 5  # of a mean value
+TIE = 1e-5  # values are compared in steps of this, in normalised units
 PIT_BINS = 10
 LEVELS = tuple(step / 20 for step in range(1, 20))
 WHOLE = None  # the group of all rows
@@ -39,7 +41,7 @@ class Measurement:
         self.row_of_state, self.units = data.row_of_state, data.unit_of_state()
         self.groups = {WHOLE: torch.ones(len(data.states), dtype=torch.bool)}
         for column, labels in data.labels.items():
-            for label in sorted(set(labels)):
+            for label in sorted(set(labels), key=_natural):
                 self.groups[f"{column}={label}"] = torch.tensor([other == label for other in labels])
         self.tolerance = CriticReport(data.returns).tolerance
         self.reports = {
@@ -106,7 +108,9 @@ class Measurement:
         metrics = {who: self.reports[who, WHOLE].compute() for who in self.shapes}
         if right is not None and self.data.returns.dim() == 1:
             for who, own in metrics.items():
-                responses = self.values[who].split(self.data.states.tolist())
+                # equal prefixes have equal values, but for the rounding of the batches they were in
+                unit = TIE * self.config.return_scale
+                responses = (self.values[who] / unit).round().split(self.data.states.tolist())
                 own.update({f"value_auc_{p}": area for p, area in value_auc(responses, right).items()})
         subsets = {}
         for group in filter(None, self.groups):
@@ -202,6 +206,11 @@ def measure(
         measurement.add(states, quantiles)
     measurement.reduce()
     return measurement.result(right)
+
+
+def _natural(label: str) -> list:
+    """Sorts numbers in labels as numbers: 7-15 before 20."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", label) if part]
 
 
 def defined(found):

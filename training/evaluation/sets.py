@@ -99,5 +99,6 @@ def length_labels(actions: Tensor) -> list[str]:
     names = {}
     for number in range(len(upper)):
         inside = actions[place == number]
-        names[number] = f"{inside.min()}-{inside.max()}"
+        least, most = inside.min().item(), inside.max().item()
+        names[number] = f"{least}-{most}" if least < most else f"{least}"
     return [names[number] for number in place.tolist()]
