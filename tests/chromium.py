@@ -144,7 +144,8 @@ class Tab:
             time.sleep(0.01)
 
     def settle(self) -> None:
-        """Until what was asked for is painted."""
+        """Until what was asked for is painted; tabs behind others are not."""
+        self.call("Page.bringToFront")
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
 
     def set_dark(self, dark: bool) -> None:

@@ -2,13 +2,12 @@
 
 import base64
 import hashlib
-import json
 import re
 
-import numpy as np
 import pytest
 import torch
 from inspected import ARABIC, HOSTILE, Words, hand_scored
+from inspection_reading import data_of, floats, quantiles
 from tiny_critics import tiny_critic
 from tiny_models import tiny_config
 
@@ -17,20 +16,6 @@ from modeling_dvpo.inspection.figure import COLOURS, INK, MEAN, QUIET, TAIL
 from modeling_dvpo.inspection.state_numbers import StateNumbers
 from modeling_dvpo.quantiles import cvar, value_at_risk
 from modeling_dvpo.scoring import ScoredCompletion, score_completions
-
-
-def data_of(page):
-    [text] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
-    return json.loads(text)
-
-
-def floats(text):
-    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").copy())
-
-
-def quantiles(text, data):
-    places = np.frombuffer(base64.b64decode(text), "<u2").astype(np.float64)
-    return torch.from_numpy(data["low"] + data["step"] * places)
 
 
 def atoms(rows, *, ended=False):

@@ -95,8 +95,8 @@ class TestVisibleText:
         [
             ("plain text", [("text", "plain text")]),
             ("a\nb", [("text", "a"), ("line", "\n"), ("text", "b")]),
-            ("\r\n", [("mark", "␍"), ("line", "\n")]),
-            ("\t\x00\x7f\x85", [("mark", "⇥"), ("mark", "␀"), ("mark", "␡"), ("mark", "U+0085")]),
+            ("\r\n", [("mark", "CR"), ("line", "\n")]),
+            ("\t\x00\x7f\x85", [("mark", "⇥"), ("mark", "NUL"), ("mark", "DEL"), ("mark", "U+0085")]),
             ("  ", [("blank", "  ")]),
             ("\u3000", [("blank", "\u3000")]),
             (" a", [("text", " a")]),

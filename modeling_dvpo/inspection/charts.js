@@ -1,7 +1,7 @@
 // Two drawings on one scale of returns: the fan along the response, and the distribution in one state.
 
 const HEIGHT = 220;
-const MARGIN = { top: 26, bottom: 36, left: 50, right: 20, between: 40 };
+const MARGIN = { top: 26, bottom: 36, left: 50, right: 20, between: 52 };
 
 function draw(name, parent, { text, ...attributes } = {}) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);

@@ -48,6 +48,9 @@ def main(options: Namespace) -> None:
     responses, available = _responses(options)
     for response in responses:
         require_encodable(response)
+    figures = [path for path in (options.png, options.svg) if path]
+    if figures:
+        _require_matplotlib()
     config = AutoConfig.from_pretrained(options.critic, revision=options.revision)
     if not getattr(config, "num_value_heads", None):
         raise ValueError(
@@ -63,7 +66,6 @@ def main(options: Namespace) -> None:
     ).to(device)
     scored = _score(critic, tokenizer, responses)
     facts = {"labels": [response.label for response in responses], "alpha": options.alpha}
-    figures = [path for path in (options.png, options.svg) if path]
     if figures:
         figure = plot_responses(scored, tokenizer, colour=options.show, **facts)
         for path, kind in ((options.png, "png"), (options.svg, "svg")):
@@ -86,6 +88,14 @@ def main(options: Namespace) -> None:
         print(path)
     if len(responses) < available:
         print(f"{available - len(responses)} more responses are in {options.file}; --limit shows more.")
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        message = 'Figures need matplotlib: pip install "modeling-dvpo[plots]". A page does not.'
+        raise ImportError(message) from error
 
 
 def _responses(options: Namespace) -> tuple[list[Response], int]:

@@ -37,8 +37,8 @@ WHOLE = COLUMNS // 4  # a token that is no longer than this is not broken
 FONTS = [
     "DejaVu Sans Mono",
     "DejaVu Sans",
-    "Noto Sans Mono CJK SC",
-    "Noto Sans CJK SC",
+    "Noto Sans Mono CJK JP",
+    "Noto Sans CJK JP",
     "WenQuanYi Micro Hei",
     "PingFang SC",
 ]

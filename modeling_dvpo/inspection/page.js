@@ -27,11 +27,16 @@ class Card {
     this.list = new TokenList(response, card, { label: `Tokens of ${response.label}`, ...events });
     const figure = element("div", card, { class: "figure" });
     const focus = (state) => this.list.focus(state);
-    this.chart = new Chart(response, figure, { label: this.description(), onSelect: focus, onPoint: this.point });
+    const onPoint = (state) => {
+      this.point(state);
+      this.list.reveal(state ?? this.list.selected);
+    };
+    this.chart = new Chart(response, figure, { label: this.description(), onSelect: focus, onPoint });
     this.key(card);
     this.details = element("section", card, { class: "details", "aria-label": "Numbers at the selected token" });
     this.list.colour(mode);
     this.select(this.widestChange());
+    requestAnimationFrame(() => this.list.reveal(this.list.selected));
   }
 
   key(card) {

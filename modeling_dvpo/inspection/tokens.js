@@ -25,7 +25,8 @@ function nameOf(token) {
   if (token === null) return "start";
   const text = piecesOf(token)
     .map((piece) => (typeof piece === "string" ? piece : piece[0] === "line" ? "⏎" : piece[0] === "blank" ? "␣" : piece[1]))
-    .join("");
+    .join("")
+    .replace(/^ | $/g, "␣");
   const part = token.part ? ` (${token.part[0]}/${token.part[1]} of ${token.whole})` : "";
   return (text.length > 60 ? `${text.slice(0, 60)}…` : text) + part;
 }
@@ -101,6 +102,14 @@ class TokenList {
     if (this.pointed !== undefined) this.items[this.pointed].classList.remove("pointed");
     this.pointed = state ?? undefined;
     if (state !== null) this.items[state].classList.add("pointed");
+  }
+
+  // Into view within the list, without moving the page.
+  reveal(state) {
+    const item = this.items[state].getBoundingClientRect();
+    const box = this.box.getBoundingClientRect();
+    if (item.top < box.top || item.bottom > box.bottom)
+      this.box.scrollTop += item.top - box.top - (box.height - item.height) / 2;
   }
 
   focus(state) {

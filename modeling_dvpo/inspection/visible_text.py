@@ -28,6 +28,11 @@ class Piece:
     text: str
 
 
+CONTROLS = (
+    "NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US"
+).split()
+"""Unicode has pictures of these, which few fonts draw."""
+
 # Not seen by themselves, and not needed to display their neighbours.
 _UNSEEN = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -84,6 +89,4 @@ def _mark(character: str) -> str:
     code = ord(character)
     if character == "\t":
         return "⇥"
-    if code < 0x20:
-        return chr(0x2400 + code)  # Unicode's pictures of control characters
-    return "␡" if code == 0x7F else f"U+{code:04X}"
+    return CONTROLS[code] if code < len(CONTROLS) else "DEL" if code == 0x7F else f"U+{code:04X}"
