@@ -70,12 +70,13 @@ class PushEvery:
             self._thread.join()
         self._report()
         self._push(_linked_copy(Path(directory)), step)
-        if self._error is not None:
+        error, self._error = self._error, None
+        if error is not None:
             repos = self.repo_id if isinstance(self.repo_id, str) else " ".join(self.repo_id)
             raise PushFailedError(
-                f"The run is complete, and {directory} is not on the Hub: {self._error} When the trouble is over: "
-                f"dvpo push {directory} {repos}"
-            ) from self._error
+                f"The run is complete, and {directory} is not on the Hub: {error} When the trouble is over: dvpo push "
+                f"{directory} {repos}"
+            ) from error
 
     def _push(self, copy: Path, step: int) -> None:
         options = {"commit_message": f"Step {step}", **self.options}
