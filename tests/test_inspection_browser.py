@@ -319,6 +319,10 @@ class TestLayout:
         )
         narrow = open_page(completions, width=380)
         assert len(set(narrow.evaluate(places))) == 3
+        inside = "[...document.querySelectorAll('.card table, .card svg, .tokens')].every(it => {"
+        inside += "const [own, card] = [it, it.closest('.card')].map(one => one.getBoundingClientRect());"
+        inside += "return own.left >= card.left && own.right <= card.right - 10 })"
+        assert narrow.evaluate(inside) and wide.evaluate(inside)
 
     def test_a_shared_prompt_is_shown_once_and_others_with_their_response(self, open_page):
         one, two = hand_scored("p", WORDS), hand_scored("p", WORDS, seed=1)

@@ -88,7 +88,7 @@ class Chart {
     const middle = (from, to) => ({ x: (from + to) / 2, y: bottom + 31 });
     draw("text", this.svg, { class: "axis middle", ...middle(MARGIN.left, this.along), text: "tokens read" });
     draw("text", this.svg, { class: "axis middle", ...middle(this.from, this.level(1)), text: "share of outcomes" });
-    draw("text", this.svg, { class: "heading", x: MARGIN.left, y: 14, text: "Return, along the response" });
+    draw("text", this.svg, { class: "heading", x: MARGIN.left, y: 14, text: "Return" });
     this.heading = draw("text", this.svg, { class: "heading", x: this.from, y: 14 });
   }
 

@@ -157,11 +157,16 @@ class Card {
     if (data.quantiles > 1) parts.push(`${MODES.find(({ name }) => name === "cvar").label} ${write(this.response.cvar[last])}`);
     parts.push(`${chanceName()} ${this.written({ name: "chance" }, measure(this.response, "chance", last))}`);
     this.summary.replaceChildren();
-    if (this.response.reward !== null) {
-      element("strong", this.summary, { text: `reward ${+this.response.reward.toPrecision(6)}`.replace("-", "−") });
+    const reward = this.response.reward;
+    if (reward !== null) {
+      const text = `reward ${+reward.toPrecision(6)}`.replace("-", "−");
+      element("strong", element("span", this.summary), { text });
       this.summary.append(" · ");
     }
-    this.summary.append(parts.join(" · "));
+    parts.forEach((text, i) => {
+      if (i) this.summary.append(" · ");
+      element("span", this.summary, { text });
+    });
   }
 }
 
