@@ -63,7 +63,10 @@ def inputs(tmp_path_factory):
     tokenizer = tiny_tokenizer._get_wrapped_function()()
     size = {"vocab_size": len(tokenizer)}
     critics = {
-        "critic": tiny_critic(config=tiny_config("qwen3", **size), return_mean=0.5, return_scale=0.4),
+        # with dropout, which evaluation must not see
+        "critic": tiny_critic(
+            config=tiny_config("qwen3", **size, attention_dropout=0.5), return_mean=0.5, return_scale=0.4
+        ),
         "scalar": tiny_critic(config=tiny_config("qwen3", **size), seed=1, num_quantiles=1),
         "other": tiny_critic(config=tiny_config("qwen3", **size), seed=2),
     }

@@ -134,18 +134,25 @@ def test_subsets(tmp_path):
     assert sorted(["7-15", "20", "b", "a10", "a9"], key=module._natural) == ["7-15", "20", "a9", "a10", "b"]
 
 
-def test_coverage_intervals_count_prompts(tmp_path):
+def test_coverage_intervals_count_prompts():
+    """Wholly right for some prompts, wholly wrong for others: as many trials as prompts, not responses or states."""
     data = a_set()
-    found, _ = run(data, tmp_path)
-    low, high = found["coverage_interval"]["80"]
-    assert low < found["metrics"]["critic"]["coverage_80"] < high
+    data.returns = torch.full_like(data.returns, 0.5)
+    prompt = data.row_of_state // 2
+    narrow, far = torch.linspace(0.45, 0.55, 8), torch.linspace(2, 3, 8)
+    quantiles = torch.where((prompt % 3 == 0)[:, None, None], far, narrow).expand(-1, 2, 8)
     measurement = Measurement(data, {"critic": (2, 8)}, CONFIG)
-    measurement.add(slice(0, len(data.returns)), {"critic": predictions(data)})
-    expected = share_interval(measurement.inside[:, 1], data.row_of_state // 2)
-    assert (low, high) == pytest.approx(expected)
+    measurement.add(slice(0, len(data.returns)), {"critic": quantiles})
+    found = measurement.result(None)
+    inside = (prompt % 3 != 0).double()
+    share = inside.mean().item()
+    assert found["metrics"]["critic"]["coverage_80"] == pytest.approx(share)
+    assert found["coverage_interval"]["80"] == pytest.approx(list(share_interval(inside, prompt)))
+    low, high = found["coverage_interval"]["80"]
+    assert high - low > 1.2 * (lambda ends: ends[1] - ends[0])(share_interval(inside, data.row_of_state))
     mine = data.row_of_state % 2 == 1
-    expected = share_interval(measurement.inside[mine, 1], (data.row_of_state // 2)[mine])
-    assert found["subsets"]["domain=a"]["coverage_interval"]["80"] == pytest.approx(expected)
+    expected = share_interval(inside[mine], prompt[mine])
+    assert found["subsets"]["domain=a"]["coverage_interval"]["80"] == pytest.approx(list(expected))
 
 
 def test_by_position(tmp_path):
