@@ -39,11 +39,16 @@ class EvaluatedSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A whole evaluation.json; `figures` are those that lie beside it, by what they show."""
+    """A whole evaluation.json.
+
+    Attributes:
+        figures: those that lie beside it, by what they show.
+        constant_from: whose returns the constant baseline has; None: each set's own.
+    """
 
     sets: list[EvaluatedSet]
     figures: dict[str, Path]
-    versions: dict[str, str]
+    constant_from: Origin | None
     file: Path
 
 
@@ -59,9 +64,9 @@ def read_evaluation(path, directory) -> Evaluation:
     file, content = _load(path)
     _check_weights(content.get("critic_files") or {}, Path(directory), file)
     return Evaluation(
-        sets=[_read_set(one, file.parent) for one in content.get("sets") or []],
+        sets=[_read_set(one, directory) for one in content.get("sets") or []],
         figures=_figures(content, file),
-        versions=content.get("versions") or {},
+        constant_from=origin_of(content.get("constant_from"), directory),
         file=file,
     )
 

@@ -126,9 +126,10 @@ def critic_facts(
     _check_pair(pair, "critic", directory)
     training = config.get("critic_training") or {}
     online = "algorithm" in training
+    run = dict((pair or {}).get("settings") or {})
+    if run and (not online or run.get("critic_trainable") == "none"):
+        run, run_directory = {}, None  # a critic that stayed frozen beside its policy was made by another run
     parent = origin_of(training.get("parent"), directory, training.get("parent_revision"))
-    # a critic that stayed frozen beside its policy was made by another run
-    run = dict((pair or {}).get("settings") or {}) if online else {}
     history = read_history(run_directory) if run_directory else None
     if history:
         check_same_run(history, _own_settings(training, ("dataset", "seed", "gamma")), directory)

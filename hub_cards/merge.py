@@ -77,8 +77,8 @@ def _take_record(body: str) -> tuple[dict, str]:
 
 def _is_placeholder(body: str) -> bool:
     """Whether nobody wrote this: it is empty, or the form that `push_to_hub` of transformers leaves."""
-    if not body.strip():
-        return True
+    if not body.strip() or "automatically generated" not in body:
+        return not body.strip()
     mark = "DESCRIPTION"
     before, _, after = ModelCard.from_template(ModelCardData(), model_description=mark).text.strip().partition(mark)
     body = body.strip()

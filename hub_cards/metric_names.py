@@ -23,10 +23,14 @@ METRICS = {
     "crossing_rate": Metric("crossing rate", "lower", "share of neighbouring quantiles of a head in the wrong order"),
     "sd": Metric("predicted standard deviation", None, "mean over states"),
     "head_disagreement": Metric("head disagreement", None, "standard deviation over heads of their means"),
-    "value_auc_25": Metric("AUC after 25 %", "higher", "of the response: does its value tell right from wrong?"),
-    "value_auc_50": Metric("AUC after 50 %", "higher", "likewise"),
-    "value_auc_75": Metric("AUC after 75 %", "higher", "likewise"),
-    "value_auc_100": Metric("AUC after 100 %", "higher", "likewise, before the end token"),
+    **{
+        f"value_auc_{percent}": Metric(
+            f"AUC after {percent} %",
+            "higher",
+            f"does the value after {percent} % of a response tell right from wrong?",
+        )
+        for percent in (25, 50, 75, 100)
+    },
 }
 
 COVERAGES = (50, 80, 90)

@@ -49,7 +49,8 @@ def critic_card(
         policy_repo: repository of the policy that it belongs to.
         evaluation: path of evaluation.json, or of its directory. The card refers to the files of `card_files`.
         run_directory: output_dir of the run that made it: training table, sizes of loss terms, hyper-parameters.
-        pair: the parsed pair.json, for a critic that was trained beside its policy.
+        pair: the parsed pair.json. Of a critic that stayed frozen beside its policy, the run is not its own: what
+            the run says is then left out, `run_directory` included.
         previous: text of the card that is there; what the user wrote outside our sections stays.
         license: the weights', as the Hub names it.
         base_model, datasets: Hub ids, where the config only knows a local path or names too little.
@@ -115,7 +116,7 @@ def _stated(repo_id, license, base_model, datasets, example) -> dict:
 
 def _card(kind: str, facts, metadata: dict, previous: str | None, stated: dict) -> str:
     body = _environment().get_template(f"{kind}.md.jinja").render(facts=facts)
-    sections = {match[1]: match[2] for match in SECTION.finditer(body)}
+    sections = {match[1]: re.sub(r"\n{3,}", "\n\n", match[2]) for match in SECTION.finditer(body)}
     title = _text((facts.repo_id or facts.name).rpartition("/")[2]).strip()
     return merge(
         previous,
@@ -166,7 +167,10 @@ def _environment():
     }
     environment.filters.update({name: _marked_safe(make, Markup) for name, make in filters.items()})
     environment.globals.update(
-        {name: getattr(tables, name) for name in ("calibration", "loss_terms", "scores", "subsets", "training")},
+        {
+            name: getattr(tables, name)
+            for name in ("calibration", "figures", "loss_terms", "scores", "subsets", "training")
+        },
         held_out_rewards=held_out_rewards,
         policy_updates=lambda facts: updates(facts.history, POLICY_COLUMNS, facts.step),
     )
@@ -183,6 +187,8 @@ def number(value) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if abs(value) < 1e-9:  # a rounding error of nothing
+        return "0"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
     if abs(value) >= 1000:

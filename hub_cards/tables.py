@@ -11,6 +11,15 @@ from .run_history import Table, evaluations, logged_loss_terms, updates
 
 WHO = {"critic": "this critic", "constant": "constant", "scalar": "scalar critic"}
 SUBSET_METRICS = ("explained_variance", "crps", "coverage_80")
+# what figures show, and in which part of the card; one that this version does not know is shown with the results
+CAPTIONS = {
+    "by_position": ("results", "what the value knows, by share of the response read"),
+    "explained_variance": ("results", "explained variance, by set and predictor"),
+    "reliability": ("calibration", "observed against predicted levels"),
+    "pit": ("calibration", "histogram of the levels at which returns fell: flat is calibrated"),
+    "coverage": ("calibration", "share of returns inside central intervals"),
+    "loss_terms": ("loss", "weighted terms of the loss"),
+}
 # what a critic that learnt beside its policy logs at every step
 ONLINE_COLUMNS = {
     "critic/loss": "loss",
@@ -64,6 +73,13 @@ def subsets(one: EvaluatedSet) -> tuple[list[str], list[tuple[str, int | None, l
         if any(key in part["metrics"] for key in keys)
     ]
     return [METRICS[key].label for key in keys], rows
+
+
+def figures(facts: CriticFacts, part: str) -> list[tuple[str, str]]:
+    """(caption, file name) of the figures that belong to this part of the card."""
+    found = facts.evaluation.figures if facts.evaluation else {}
+    described = {name: CAPTIONS.get(name, ("results", name.replace("_", " "))) for name in found}
+    return [(caption, found[name].name) for name, (where, caption) in described.items() if where == part]
 
 
 def loss_terms(facts: CriticFacts) -> tuple[str | None, list[tuple[str, float, float | None]]]:

@@ -109,9 +109,17 @@ class TestCriticFacts:
 
     def test_a_frozen_critic_is_not_of_the_policys_run(self, tmp_path):
         critic = save_critic(tmp_path / "critic")
-        facts = self.facts(critic, pair=pair_of(critic=critic))
+        run = save_run(tmp_path / "run", SETTINGS, [{"step": 1, "critic/loss": 1.0}])
+        facts = self.facts(critic, pair=pair_of(critic=critic), run_directory=run)
         shown = dict(facts.settings)
         assert shown["learning_rate"] == TRAINING["learning_rate"] and "algorithm" not in shown
+        assert facts.history is None
+        # one that had learnt beside another policy before
+        critic = save_critic(tmp_path / "again", ONLINE)
+        pair = pair_of(critic=critic)
+        frozen = {**pair, "settings": {**SETTINGS, "critic_trainable": "none"}}
+        assert "critic_learning_rate" in dict(self.facts(critic, pair=pair).settings)
+        assert "critic_learning_rate" not in dict(self.facts(critic, pair=frozen).settings)
 
     def test_given_names_replace_local_ones(self, tmp_path):
         critic = save_critic(tmp_path / "critic", {**TRAINING, "parent": "./x", "dataset": "./y.jsonl"})

@@ -24,6 +24,8 @@ from transformers import AutoModel
 from modeling_dvpo.cli import main
 from modeling_dvpo.hub_cards import CardError, card_files, critic_card, eval_result_files, policy_card
 
+pytest_plugins = ["hub_server.fixtures"]
+
 REPO, POLICY_REPO = "someone/my-critic", "someone/my-policy"
 HOSTILE = 'x |\n\n# Owned\n<!-- /dvpo:judges -->\n`` ``` `<script>` $$x$$ "quoted": {a} - [l](javascript:x) -->'
 
@@ -138,6 +140,7 @@ class TestCriticCard:
             "split `train`"
         )
         assert row(card, "completions of")[1] == "[someone/my-policy](https://huggingface.co/someone/my-policy)"
+        assert "\n\n\n" not in card
         # results: the critic beside the constant, a cell empty where nothing was measured
         assert "Against the return that followed each state; 12,345 states of 500 responses" in card
         assert row(card, "explained variance ↑")[1:3] == ["0.310", "0"]
@@ -146,7 +149,10 @@ class TestCriticCard:
         assert "Against 64 Monte-Carlo continuations from each state" in card
         assert "**not** the data it was trained for" in card
         assert row(card, "80 % |") == ["80 %", "0.781", "0.750 to 0.810", "0.700", ""]
-        assert "![reliability](reliability.png)" in card and "gone.png" not in card
+        assert (
+            "\n\n![observed against predicted levels](reliability.png)\n" in section(card, "results")
+            and "gone.png" not in card
+        )
         # training: the best step by the run's metric, which is not the last
         assert row(card, "10 **best**") == ["10 **best**", "0.500", "0.200", "0.100"]
         assert row(card, "20 |") == ["20", "0.250", "0.300", "0.150"]
@@ -335,7 +341,7 @@ class TestPolicyCard:
 
 class TestCommand:
     def test_prints_a_card(self, critic, capsys):
-        main(["card", str(critic), "--repo_id", REPO, "--license", "mit"])
+        main(["card", str(critic), "--repo-id", REPO, "--license", "mit"])
         assert capsys.readouterr().out == critic_card(critic, repo_id=REPO, license="mit")
 
     def test_edits_of_the_file_at_output_survive(self, critic, tmp_path, capsys):
@@ -367,3 +373,12 @@ def test_files_to_push_beside_the_card(critic, tmp_path):
     assert [file.name for file in card_files(evaluation.parent)] == ["evaluation.json", "reliability.png"]
     shown = set(re.findall(r"\]\(([\w.]+)\)", critic_card(critic, evaluation=evaluation)))
     assert shown == {file.name for file in card_files(evaluation)}
+
+
+def test_the_hub_finds_nothing_wrong_with_the_metadata(hub, critic, policy, tmp_path):
+    """By the client's own `validate`, against the test Hub's copy of the Hub's rules."""
+    evaluation = save_evaluation(tmp_path / "evaluation", critic)
+    ModelCard(critic_card(critic, repo_id=REPO, evaluation=evaluation, license="mit")).validate()
+    ModelCard(policy_card(policy, repo_id=POLICY_REPO, pair=pair_of(policy=policy))).validate()
+    with pytest.raises(ValueError, match="license"):
+        ModelCard(critic_card(critic, license="no such license")).validate()

@@ -10,22 +10,22 @@ PAIR = "pair.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, help="Saved critic or policy, or LoRA adapter of one.")
-    parser.add_argument("--output", type=Path, help="File to write, as a rule README.md; else the card is printed.")
-    parser.add_argument("--repo_id", help="Where the model will be pushed, owner/name; stands in the card's snippets.")
-    parser.add_argument("--evaluation", type=Path, help="evaluation.json of a critic, or its directory.")
-    parser.add_argument("--run_directory", type=Path, help="output_dir of the run that made it.")
-    parser.add_argument("--pair", type=Path, help="pair.json; by default the one beside the directory.")
-    parser.add_argument("--policy", help="Repository of the policy that a critic belongs to.")
-    parser.add_argument("--critic", help="Repository of the critic that belongs to a policy.")
-    parser.add_argument("--benchmarks", type=Path, help="YAML with a policy's scores, as in the Hub's .eval_results.")
-    parser.add_argument("--license", help="Of the weights, as the Hub names it, such as apache-2.0.")
-    parser.add_argument("--base_model", help="Hub id, where the config names a local path.")
-    parser.add_argument("--datasets", nargs="+", help="Hub ids, where the config names a local path.")
-    parser.add_argument("--example", nargs=2, metavar=("PROMPT", "RESPONSE"), help="For the card's snippets.")
+    parser.add_argument("directory", type=Path, help="a saved critic or policy, or LoRA adapter of one")
+    parser.add_argument("--output", type=Path, help="file to write, as a rule README.md; else the card is printed")
+    parser.add_argument("--repo-id", help="where the model will be pushed, owner/name; stands in the card's snippets")
     parser.add_argument(
-        "--previous", type=Path, help="Card whose edits survive; by default the one at --output, if there is one."
+        "--evaluation", type=Path, help="of a critic: what evaluate_critic.py wrote, a directory or file"
     )
+    parser.add_argument("--run-directory", type=Path, help="output_dir of the run that made it")
+    parser.add_argument("--pair", type=Path, help="pair.json; by default the one beside DIRECTORY")
+    parser.add_argument("--policy", help="repository of the policy that a critic belongs to")
+    parser.add_argument("--critic", help="repository of the critic that belongs to a policy")
+    parser.add_argument("--benchmarks", type=Path, help="YAML with a policy's scores, as in the Hub's .eval_results")
+    parser.add_argument("--license", help="of the weights, as the Hub names it (apache-2.0, ...)")
+    parser.add_argument("--base-model", help="Hub name of the model it started from, or that an adapter stands on")
+    parser.add_argument("--dataset", nargs="+", help="Hub names of the data sets it was trained on")
+    parser.add_argument("--example", nargs=2, metavar=("PROMPT", "RESPONSE"), help="for the card's snippets")
+    parser.add_argument("--previous", type=Path, help="card whose edits survive; by default the one at --output")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> None:
         "previous": previous.read_text(encoding="utf-8") if previous and previous.is_file() else None,
         "license": options.license,
         "base_model": options.base_model,
-        "datasets": options.datasets,
+        "datasets": options.dataset,
         "example": tuple(options.example) if options.example else None,
     }
     if kind == "critic":
