@@ -24,6 +24,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .critic_families import BACKBONE_ATTRIBUTES, critic_config_class, family_classes, hidden_size
 from .critic_loading import HEAD_SETTINGS, check_head_settings, check_loaded, stored_head_settings
+from .critic_upload import upload_critic
 from .losses import CriticLossConfig, dvpo_critic_loss
 from .quantile_heads import VALUE_HEAD_TYPES, LinearQuantileHeads
 from .quantiles import quantile_levels
@@ -261,12 +262,16 @@ class DistributionalValueMixin:
     def push_to_hub(self, *args, **kwargs):
         """Upload what `save_pretrained` writes; takes the arguments of `PreTrainedModel.push_to_hub`.
 
+        Weights of an earlier version that would be loaded in place of these are deleted in the same commit.
         After `fully_shard` every rank must call it; rank 0 uploads, the others return None.
         """
         if self._is_sharded() and dist.get_rank() != 0:
             self.save_pretrained(os.curdir)  # their part in gathering the weights; writes nothing
             return None
         return super().push_to_hub(*args, **kwargs)
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
+        return upload_critic(working_dir, repo_id, **kwargs)
 
     def _is_sharded(self) -> bool:
         return any(isinstance(parameter, DTensor) for parameter in self.parameters())

@@ -17,6 +17,7 @@ SHIPPED = {
     "modeling_distributional_value.py",
     "critic_families.py",
     "critic_loading.py",
+    "critic_upload.py",
     "quantile_heads.py",
     "losses.py",
     "loss_terms.py",

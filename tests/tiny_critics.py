@@ -41,13 +41,12 @@ class FakeHub:
         self.root = Path(root)
 
     def install(self, patch=setattr):
-        def upload(model, working_dir, repo_id, **kwargs):
-            shutil.copytree(working_dir, self.root / repo_id)
-            return repo_id
-
         patch(hub, "hf_api", lambda: self)
         patch(hub, "create_and_tag_model_card", lambda *args, **kwargs: self)
-        patch(hub.PushToHubMixin, "_upload_modified_files", upload)
+
+    def upload_folder(self, *, repo_id, folder_path, **kwargs):
+        shutil.copytree(folder_path, self.root / repo_id)
+        return repo_id
 
     def create_repo(self, repo_id, **kwargs):
         return SimpleNamespace(repo_id=repo_id)
