@@ -6,6 +6,7 @@ import re
 import runpy
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import evaluate
@@ -80,8 +81,23 @@ def same(left, right, **tolerance):
             assert figure == pytest.approx(right[name], nan_ok=True, **tolerance), name
 
 
+def run_examples(page):
+    """Run a page's examples with output; how many lines they have."""
+    blocks = re.findall(r"```python\n(>>> .*?)```", page, re.DOTALL)
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, "page", None, None)
+    assert doctest.DocTestRunner().run(examples).failed == 0
+    return len(examples.examples)
+
+
 def test_these_are_all_metrics():
     assert metric_names() == NAMES
+
+
+def test_docs_have_them_all_and_their_example_runs():
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", page.split("## Rows")[0], re.MULTILINE)
+    assert sorted(listed) == NAMES
+    assert run_examples(page) == 4
 
 
 def test_a_wrong_name_lists_the_right_ones():
@@ -497,10 +513,7 @@ class TestFolders:
         assert settings["sdk"] == "gradio" and (FOLDER / name / settings["app_file"]).is_file()
         assert settings["tags"] == ["evaluate", "metric"]
         assert (FOLDER / name / "requirements.txt").read_text() == "modeling-dvpo[evaluate]\n"
-        examples = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
-        found = doctest.DocTestParser().get_doctest(examples, {}, name, None, None)
-        assert len(found.examples) >= 4
-        assert doctest.DocTestRunner().run(found).failed == 0
+        assert run_examples(card) >= 4
 
     def test_page(self, name, monkeypatch, tmp_path):
         """Where a Space runs it, the folder has another name."""

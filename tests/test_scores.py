@@ -128,10 +128,12 @@ class TestValueAuc:
         assert table == {25: 0.0, 50: 1.0, 75: 1.0, 100: 0.0, 0: 0.0}
 
     def test_the_whole_response_is_its_last_state_exactly(self):
-        """29 % of 100 tokens is 29 of them, and 100 % all, whatever 0.29 · 100 is in binary."""
-        marks = [torch.arange(101.0), torch.full((101,), 28.5)]
+        """29 % of 200 tokens is 58 of them, and 100 % all, whatever 0.29 · 200 is in binary."""
+        marks = [torch.arange(201.0), torch.full((201,), 57.5)]
         assert value_auc(marks, torch.tensor([1, 0]), (29,)) == {29: 1.0}
         assert value_auc(marks, torch.tensor([1, 0]), (28,)) == {28: 0.0}
+        marks[1] = torch.full((201,), 199.5)
+        assert value_auc(marks, torch.tensor([1, 0]), (99, 100)) == {99: 0.0, 100: 1.0}
 
     def test_one_state_is_taken_at_every_percent(self):
         assert value_auc([torch.tensor([1.0]), torch.tensor([0.0])], [True, False]) == dict.fromkeys(
