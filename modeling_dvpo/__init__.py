@@ -4,6 +4,7 @@ from .advantages import align_to_actions, distributional_gae, labels_from_return
 from .auto import AutoModelForDistributionalValue
 from .losses import CriticLossConfig, dvpo_critic_loss
 from .modeling_distributional_value import DistributionalValueOutput, distributional_value_class
+from .pipelines import register as _register_pipeline
 from .quantile_huber import quantile_huber_loss
 from .quantiles import (
     cvar,
@@ -15,6 +16,10 @@ from .quantiles import (
     value_at_risk,
     wang_risk,
 )
+from .reranking import best_of_n, rerank
+from .scoring import score_completions
+
+_register_pipeline()
 
 __version__ = "0.1.0"
 
@@ -23,6 +28,7 @@ __all__ = [
     "CriticLossConfig",
     "DistributionalValueOutput",
     "align_to_actions",
+    "best_of_n",
     "cvar",
     "distributional_gae",
     "distributional_value_class",
@@ -33,6 +39,8 @@ __all__ = [
     "monte_carlo_returns",
     "quantile_huber_loss",
     "quantile_levels",
+    "rerank",
+    "score_completions",
     "spectral_risk",
     "upper_tail_mean",
     "value_at_risk",

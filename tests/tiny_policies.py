@@ -1,0 +1,25 @@
+"""A tiny policy that writes anything, and ends as often as a test needs."""
+
+import torch
+from tiny_models import tiny_causal_lm
+
+# those of the `tiny_tokenizer` fixture
+VOCABULARY = {"vocab_size": 320, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def tiny_policy(model_type="qwen3", *, end_bias=0.0, seed=0):
+    """`end_bias` is added to the end token's logit: 4 ends some completions within ten tokens, -inf none."""
+    torch.manual_seed(seed)
+    policy = tiny_causal_lm(model_type, tie_word_embeddings=False, **VOCABULARY)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(30)  # or all tokens would be as likely whatever stands before them
+    bias = max(end_bias, -1e9)
+    policy.lm_head.register_forward_hook(_with_end_bias(bias))
+    return policy
+
+
+def _with_end_bias(bias):
+    def hook(head, inputs, logits):
+        logits[..., VOCABULARY["eos_token_id"]] += bias
+
+    return hook
