@@ -261,6 +261,9 @@ class TestText:
         texts = tab.evaluate("[...document.querySelectorAll('.token')].slice(1).map(t => t.textContent)")
         marks = {2: "U+2028U+2029", 3: "aU+D800b", 4: "NUL", 5: "CR\n", 6: "⇥", 7: "U+202EevilU+202C", 13: "U+200B"}
         assert texts[:-1] == [marks.get(i, text) for i, text in enumerate(HOSTILE)]
+        marks = "[...document.querySelectorAll('.tokens .mark')].map(it => it.textContent)"
+        assert tab.evaluate(marks)[:3] == ["U+2028", "U+2029", "U+D800"]
+        assert tab.evaluate("document.querySelectorAll('.tokens .line, .tokens .blank').length") == 2
         for state in range(1, len(HOSTILE) + 1):
             tab.click(token(state))
             assert tab.evaluate("document.querySelector('.details h3').textContent.length") < 120
@@ -279,6 +282,7 @@ class TestText:
         words = {word: places[state] for state, word in enumerate(ARABIC, 1)}
         assert words["الجواب"][0] >= words[" هو"][1] - 1 and words[" أرب"][0] >= words["عة"][1] - 1
         assert words["Done"][1] <= words[":"][0] + 1 and words["Done"][0] < 200  # a paragraph of its own direction
+        assert words["الجواب"][0] > 600 and words["ש"][0] > 600
         assert words["ש"][0] >= words["לו"][1] - 1
         # Letters take other forms where they join: cut by tokens, the word is as wide as whole.
         joined = tab.evaluate(

@@ -72,6 +72,14 @@ class TestTokenTexts:
         assert [text.text for text in texts] == ["he", *["\ufffd"] * count, "llo"]
         assert not any(text.part for text in texts)
 
+    def test_a_mark_of_broken_text_that_is_in_the_text(self, tiny_tokenizer):
+        """Decoders write the same mark for bytes that are no character: this one must not become three."""
+        mark = "\ufffd"
+        for text in (mark, f"a{mark}", f"{mark}a"):
+            texts = token_texts(tiny_tokenizer, tiny_tokenizer(text).input_ids)
+            assert "".join(one.text for one in texts) == text
+            assert [(one.part, one.whole) for one in texts if one.part] == [((1, 3), mark), ((2, 3), mark)]
+
     def test_special_tokens_and_tokens_of_nothing_have_names(self, tiny_tokenizer):
         texts = token_texts(tiny_tokenizer, tiny_tokenizer("<s>a<end>").input_ids)
         assert texts == [TokenText("<s>", special=True), TokenText("a"), TokenText("<end>", special=True)]
@@ -79,7 +87,7 @@ class TestTokenTexts:
         assert token_texts(tokenizer, [3]) == [TokenText("▁", special=True)]
 
     @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+    @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=40))
     def test_together_they_are_the_text(self, tiny_tokenizer, text):
         ids = tiny_tokenizer(text).input_ids
         texts = token_texts(tiny_tokenizer, ids)

@@ -55,41 +55,47 @@ def _run(tokenizer, ids: list[int]) -> list[TokenText]:
     texts = [""] * len(ids)
     parts: dict[int, TokenText] = {}
     waiting: list[int] = []  # tokens whose last character is not finished
+    text = ""
     begin = shown = 0  # of the text of ids[begin:], `shown` characters have been given to tokens
+
+    def share(character: str, tokens: list[int]) -> None:
+        for place, token in enumerate(tokens[:-1], 1):
+            parts[token] = TokenText(texts[token], part=(place, len(tokens)), whole=character)
+
+    def give_up(tokens: list[int], marks: int) -> None:
+        """No character came of these tokens: the decoder's marks go to the last of them, one each."""
+        first = max(len(tokens) - marks, 0)
+        share(UNFINISHED, tokens[: first + 1])
+        for token in tokens[first:]:
+            texts[token] += UNFINISHED
+
     for i in range(len(ids)):
         text = _decode(tokenizer, ids[begin : i + 1])
         whole = text.rstrip(UNFINISHED)
         new = whole[shown:]
         group = [*waiting, i]
         if new:
-            if waiting and not new.startswith(UNFINISHED):
-                for place, token in enumerate(waiting, 1):
-                    parts[token] = TokenText(texts[token], part=(place, len(group)), whole=new[0])
-            elif waiting:  # no character came of them
-                _invalid(texts, waiting)
-                new = new.lstrip(UNFINISHED)
-            waiting = []
-            texts[i] = new
+            rest = new.lstrip(UNFINISHED) if waiting else new
+            if len(rest) < len(new):
+                give_up(waiting, len(new) - len(rest))
+            else:
+                share(new[0], group)
+            waiting, texts[i] = [], rest
         if len(whole) < len(text):
             shown = max(shown, len(whole))
             waiting.append(i)
             if len(waiting) >= LONGEST_CHARACTER:  # too many for a character: the first is none
-                _invalid(texts, waiting[:1])
+                give_up(waiting[:1], 1)
                 begin, shown, waiting = waiting[1], 0, waiting[1:]
         else:
-            _invalid(texts, waiting)
             begin, waiting = group[0], []
             shown = len(_decode(tokenizer, ids[begin : i + 1]))
-    _invalid(texts, waiting)
+    if waiting:
+        give_up(waiting, len(text) - max(shown, len(text.rstrip(UNFINISHED))))
     named = [
         TokenText(text) if text else TokenText(_name(tokenizer, ids[i]), special=True) for i, text in enumerate(texts)
     ]
     return [parts.get(i, token) for i, token in enumerate(named)]
-
-
-def _invalid(texts: list[str], tokens: list[int]) -> None:
-    for token in tokens:
-        texts[token] += UNFINISHED
 
 
 def _decode(tokenizer, ids: list[int]) -> str:
