@@ -197,6 +197,9 @@ class TestEvaluation:
     def test_undefined_metrics_are_not_there(self, tmp_path):
         [held_out, _] = read_evaluation(save_evaluation(tmp_path), tmp_path).sets
         assert "wasserstein_1" not in held_out.metrics["critic"] and held_out.metrics["critic"]["crps"] == 0.1534
+        sets = [{"name": "x", "metrics": {"critic": {"crps": float("nan"), "mae": 0.5}}}]
+        [found] = read_evaluation(save_evaluation(tmp_path, sets=sets), tmp_path).sets
+        assert found.metrics == {"critic": {"mae": 0.5}}
 
     @pytest.mark.parametrize(
         ("content", "message"),

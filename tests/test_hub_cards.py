@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard import metadata_load
+from peft import LoraConfig
 from saved_models import (
     ONLINE,
     SETTINGS,
@@ -19,8 +20,9 @@ from saved_models import (
     save_policy,
     save_run,
 )
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM
 
+from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.cli import main
 from modeling_dvpo.hub_cards import CardError, card_files, critic_card, eval_result_files, policy_card
 
@@ -94,6 +96,25 @@ class TestSnippets:
         assert "apply_chat_template" in blocks[0] and "apply_chat_template" not in blocks[1]
         output = run_without_the_package("\n".join(blocks), tmp_path)
         assert len(re.findall(r"torch.Size\(\[1, \d+, 2, 5\]\)", output)) == 2
+
+    def test_adapters(self, tiny_tokenizer, tmp_path, capsys):
+        """Of a critic and of a policy, on one base model."""
+        base = save_policy(tmp_path / "base", tokenizer=tiny_tokenizer)
+        critic = AutoModelForDistributionalValue.from_pretrained(base, num_value_heads=2, num_quantiles=5)
+        critic.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["quantile_heads"]))
+        policy = AutoModelForCausalLM.from_pretrained(base)
+        policy.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        code = ""
+        for name, model, card in (("critic", critic, critic_card), ("policy", policy, policy_card)):
+            model.save_pretrained(tmp_path / name)
+            tiny_tokenizer.save_pretrained(tmp_path / name)
+            [block] = python_blocks(card(tmp_path / name, repo_id=REPO))
+            assert "apply_chat_template" in block or '"role": "user"' in block
+            code += block.replace(REPO, str(tmp_path / name)) + f"seen.append({name})\n"
+        seen = []
+        exec(compile(code, "snippet", "exec"), {"seen": seen})
+        assert all(any("lora_A" in key for key, _ in model.named_parameters()) for model in seen) and len(seen) == 2
+        assert "tensor(" in capsys.readouterr().out
 
     def test_plain_auto_model_is_what_the_warning_says(self, critic):
         assert "AutoModel.from_pretrained(name)`: without the package" in critic_card(critic)
