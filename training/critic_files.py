@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 
 import modeling_dvpo
 from modeling_dvpo import AutoModelForDistributionalValue
@@ -64,11 +66,16 @@ def dataset_returns(rows, gamma: float) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def commit_of(name: str, revision: str | None) -> str | None:
+    """The commit that a Hub model was loaded from; None for a directory."""
+    return extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
+
+
 def training_record(critic_args, data_args, args, returns: torch.Tensor, rows) -> dict:
     """What the critic's config keeps of its training: what its values mean, and how they came about."""
     return {
         "parent": critic_args.model_name_or_path,
-        "parent_revision": critic_args.revision,
+        "parent_revision": commit_of(critic_args.model_name_or_path, critic_args.revision) or critic_args.revision,
         "gamma": args.gamma,
         "lam": args.lam if args.returns == "lambda" else 1.0,
         "returns": args.returns,

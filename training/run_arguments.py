@@ -36,6 +36,9 @@ class RunArguments:
     eval_steps: int = option(0, "Evaluate every n steps; 0: before the first and after the last only.")
     save_steps: int = option(0, "Checkpoint every n steps; 0: at the end only.")
     save_total_limit: int = option(1, "Checkpoints kept.")
+    push_to: list[str] = option([], "Hub repositories, owner/name: the critic's; of train_dvpo.py the policy's, too.")
+    push_every: int = option(0, "Save and push every n steps, beside the end.")
+    push_private: bool = option(False, "Repositories that push_to makes are private.")
     report_to: list[str] = option([], "trackio, wandb, tensorboard, ...")
     seed: int = option(0, "Of fresh weights, data order, sampling and dropout.")
 
@@ -43,7 +46,7 @@ class RunArguments:
         require_choice(self, lr_scheduler_type=SCHEDULES)
         require_between(self, 0, 1, "warmup_ratio")
         require_at_least_one(self, "max_tokens_per_device", "logging_steps", "save_total_limit")
-        require_not_negative(self, "learning_rate", "weight_decay", "eval_steps", "save_steps")
+        require_not_negative(self, "learning_rate", "weight_decay", "eval_steps", "save_steps", "push_every")
         require_positive(self, "max_grad_norm")
         check_trackers(self.report_to)
 

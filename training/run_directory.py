@@ -15,7 +15,7 @@ RUN_FILE = "run.json"
 # Settings that may differ when a run goes on: they change no number of its curve.
 FREE_TO_CHANGE = {
     "resume", "overwrite_output_dir", "output_dir", "report_to", "logging_steps", "save_steps", "save_total_limit",
-    "num_workers", "max_tokens_per_device", "gradient_checkpointing",
+    "push_to", "push_every", "push_private", "num_workers", "max_tokens_per_device", "gradient_checkpointing",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo import CriticLossConfig
+from modeling_dvpo.hub import HubError
 from modeling_dvpo.text_problems import DataError
 from modeling_dvpo.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from modeling_dvpo.training.config import ConfigError, parse_config
@@ -44,6 +45,7 @@ from modeling_dvpo.training.distributed import (
 )
 from modeling_dvpo.training.learner import Learner
 from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays, supports_packing
+from modeling_dvpo.training.pushing import pushing_of
 from modeling_dvpo.training.reward_checks import require_pad_token
 from modeling_dvpo.training.reward_data import RewardDataArguments, load_reward_data
 from modeling_dvpo.training.run_directory import check_run_directory, claim_run_directory
@@ -73,6 +75,7 @@ class CriticRun:
     def __init__(self, critic_args, data_args, args, settings, device):
         self.args, self.settings, self.device = args, settings, device
         self.loss_config = CriticLossConfig.from_dict(args.critic_loss)
+        self.pushing = pushing_of(args, what=("critic",))
         set_seed(args.seed)
         # Data first: bad input is named before any weights are read.
         parent_config, self.tokenizer = load_config_and_tokenizer(critic_args)
@@ -157,9 +160,14 @@ class CriticRun:
                 if last or (args.save_steps and step % args.save_steps == 0):
                     learners, keep = {"critic": self.learner}, args.save_total_limit
                     save_checkpoint(args.output_dir, step, learners, self.progress, keep=keep)
+                if self.pushing and not last and self.pushing.is_due(step):
+                    self.pushing(self.best_or_last(), step)
                 if last:
                     break
         self.save("last")
+        if self.pushing:
+            self.pushing.finish(self.best_or_last(saved=True), step)
+            self.log.say(f"pushed to {self.args.push_to[0]}")
         self.log.close()
 
     def begin_to_write(self) -> None:
@@ -225,6 +233,14 @@ class CriticRun:
             self.progress["best"] = report
             self.save("best")
 
+    def best_or_last(self, *, saved: bool = False) -> Path:
+        """The directory to push: the best critic where rows are held out, else this one, saved now."""
+        if self.progress["best"]:
+            return Path(self.args.output_dir) / "best"
+        if not saved:
+            self.save("last")
+        return Path(self.args.output_dir) / "last"
+
     def save(self, name: str) -> None:
         directory, progress = Path(self.args.output_dir) / name, self.progress
         save_critic(self.critic, self.tokenizer, directory, step=progress["step"], report=progress["report"])
@@ -234,6 +250,6 @@ class CriticRun:
 if __name__ == "__main__":
     try:
         main()
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, HubError) as error:
         # every rank finds the same error; one says so
         sys.exit(f"{type(error).__name__}: {error}" if os.environ.get("RANK", "0") == "0" else 1)

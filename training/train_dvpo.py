@@ -20,6 +20,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo.critic_report import CriticReport, discrete_tolerance
+from modeling_dvpo.hub import HubError
 from modeling_dvpo.text_problems import DataError
 from modeling_dvpo.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from modeling_dvpo.training.config import ConfigError, parse_config
@@ -55,6 +56,7 @@ from modeling_dvpo.training.policy.prompts import PromptArguments, PromptSampler
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, RolloutError, load_environment, roll_out
 from modeling_dvpo.training.policy.sample_report import evaluate, sample_metrics, sample_table
 from modeling_dvpo.training.policy.samples import Sample, Scorer, outcome_returns, share_of
+from modeling_dvpo.training.pushing import pushing_of
 from modeling_dvpo.training.reward_checks import require_pad_token
 from modeling_dvpo.training.reward_noise import parse_reward_noise
 from modeling_dvpo.training.reward_scoring import load_reward_function, reward_names
@@ -91,6 +93,9 @@ class PolicyRun:
         self.rollout_args, self.algorithm_args, self.args = rollout_args, algorithm_args, args
         self.settings, self.device = settings, device
         self.algorithm = ALGORITHMS[algorithm_args.algorithm]
+        if args.push_to and self.algorithm.advantages != "critic":
+            raise ConfigError(f"{algorithm_args.algorithm} has no critic to push with the policy: leave push_to out.")
+        self.pushing = pushing_of(args, what=("policy", "critic"))
         set_seed(args.seed)
         # Data and rewards first: bad input is named before any weights are read.
         policy_config, self.tokenizer = load_config_and_tokenizer(base_of(policy_args))
@@ -202,7 +207,12 @@ class PolicyRun:
                 self.log_evaluation(step, *self.evaluate())
             if last or (args.save_steps and step % args.save_steps == 0):
                 self.save_checkpoint(step)
-        self.save()
+            if self.pushing and not last and self.pushing.is_due(step):
+                self.pushing(self.save(), step)
+        directory = self.save()
+        if self.pushing:
+            self.pushing.finish(directory, args.max_steps)
+            self.log.say(f"pushed to {' and '.join(args.push_to)}")
         self.log.close()
 
     def step(self, step: int) -> dict[str, float]:
@@ -316,11 +326,12 @@ class PolicyRun:
         if self.critic:
             self.critic.learnt_settings = self.progress["critic"]
 
-    def save(self) -> None:
+    def save(self) -> Path:
         directory, critic = Path(self.args.output_dir) / "last", self.critic.model if self.critic else None
-        options = {"step": self.args.max_steps, "settings": self.settings, "metrics": self.progress["metrics"]}
+        options = {"step": self.progress["step"], "settings": self.settings, "metrics": self.progress["metrics"]}
         save_pair(directory, self.policy, critic, self.tokenizer, **options)
         self.log.say(f"saved {directory}")
+        return directory
 
 
 def seed_of(*parts: int) -> int:
@@ -331,6 +342,6 @@ def seed_of(*parts: int) -> int:
 if __name__ == "__main__":
     try:
         main()
-    except (ConfigError, DataError, RolloutError) as error:
+    except (ConfigError, DataError, HubError, RolloutError) as error:
         # every rank finds the same error; one says so
         sys.exit(f"{type(error).__name__}: {error}" if os.environ.get("RANK", "0") == "0" else 1)

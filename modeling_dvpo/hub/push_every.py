@@ -1,5 +1,6 @@
 """Pushing while training: a saved directory goes to the Hub in the background, from rank 0 only."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -8,6 +9,10 @@ import traceback
 import warnings
 from pathlib import Path
 
+from huggingface_hub import CommitOperationAdd
+
+from .client import errors_in_words, hub_api, retrying
+from .commits import open_repository
 from .errors import PushFailedError
 from .pairs import push_critic, push_pair
 from .staging import is_main
@@ -39,6 +44,26 @@ class PushEvery:
         self.repo_id, self.every, self.options = repo_id, every, options
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+
+    def check(self) -> None:
+        """Find out before training whether the repositories may be pushed to; makes those that there are not.
+
+        Raises:
+            HubError: they may not, and why.
+            ImportError: cards are wanted, and what makes them is not installed.
+        """
+        if not is_main():
+            return
+        if self.options.get("card", True) and importlib.util.find_spec("jinja2") is None:
+            raise ImportError('Cards need jinja2: pip install "modeling-dvpo[cards]".')
+        api = hub_api(self.options.get("token"))
+        for repo_id in [self.repo_id] if isinstance(self.repo_id, str) else self.repo_id:
+            where = {"revision": self.options.get("revision") or "main"}
+            open_repository(api, repo_id, private=self.options.get("private"), **where)
+            with errors_in_words(repo_id, f"push to {repo_id}"):
+                # asks for the right to write, and writes nothing
+                where["create_pr"] = self.options.get("create_pr")
+                retrying(api.preupload_lfs_files, repo_id, [CommitOperationAdd("probe", b"probe")], **where)
 
     def is_due(self, step: int) -> bool:
         """Whether this step is to be saved and pushed; the same on every rank."""

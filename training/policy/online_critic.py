@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from modeling_dvpo import CriticLossConfig
+from modeling_dvpo.training.critic_files import commit_of
 from modeling_dvpo.training.distributed import broadcast, shard
 from modeling_dvpo.training.learner import Learner
 from modeling_dvpo.training.policy.policy_files import critic_record, load_online_critic, warn_of_other_critic
@@ -42,6 +43,8 @@ class OnlineCritic:
         A frozen critic keeps its units and its record: it is still what its own training made of it.
         """
         record = critic_record(settings, returns)
+        parent = record["parent"], record["parent_revision"]
+        record["parent_revision"] = commit_of(*parent) or record["parent_revision"]
         fresh = not hasattr(self.parent_config, "num_value_heads")
         if not fresh:
             warn_of_other_critic(self.parent_config, record)
