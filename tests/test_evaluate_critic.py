@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from modeling_dvpo.scores import constant_quantiles
 from modeling_dvpo.scoring import score_completions
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.evaluation.predictions import Predictor
+from modeling_dvpo.training.policy import generation
+from modeling_dvpo.training.reward_data import RewardDataArguments
 
 TESTS = Path(__file__).parent
 SUBPROCESS = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))}
@@ -355,6 +358,24 @@ def test_other_tokenizers_are_refused(inputs, tmp_path):
     shutil.copytree(inputs / "scalar", tmp_path / "chat")
     tokenizer.save_pretrained(tmp_path / "chat")
     run(tmp_path / "run", reward_flags(inputs, scalar_critic=tmp_path / "chat"))
+
+
+def test_a_policy_that_cannot_end_is_refused(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "end_token_ids", lambda policy, tokenizer: [])
+    with pytest.raises(generation.RolloutError, match="has an end token"):
+        run(tmp_path / "run", sampling_flags(inputs))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", script.ARGUMENTS)
+def test_every_setting_is_on_its_page(arguments):
+    """Those that are a reward set's own are on that page."""
+    docs = Path(script.__file__).parents[1] / "docs"
+    page = (docs / "evaluate_critic.md").read_text()
+    of_reward_sets = {field.name for field in fields(RewardDataArguments)} - {"dataset", "dataset_split"}
+    for field in fields(arguments):
+        if field.init and field.name not in of_reward_sets:
+            assert f"`{field.name}`" in page, field.name
 
 
 def assert_same(found, expected):

@@ -19,7 +19,7 @@ def one_set(name="held-out", domain="in", **more):
         "states": 34567,
         "truth": "returns",
         "continuations": None,
-        "metrics": {"critic": METRICS, "scalar": {"explained_variance": -1.5}},
+        "metrics": {"critic": METRICS, "scalar": {"explained_variance": -1.5, "crps": -1e-9}},
         "coverage_interval": INTERVALS,
         "subsets": {"domain=a": {"rows": 7, "metrics": {"critic": METRICS}, "coverage_interval": INTERVALS}},
         "reliability": [{"level": level / 20, "observed": level / 20} for level in range(1, 20)],
@@ -51,7 +51,7 @@ def test_table():
         "| set | predictor | expl. var. | CRPS | 80 % covers |",
         "| --- | --- | ---: | ---: | ---: |",
         "| held-out | critic | 0.250 | 0.123 | 0.700 [0.600, 0.800] |",
-        "| held-out | scalar | -1.500 |  |  |",
+        "| held-out | scalar | -1.500 | 0.000 |  |",
     ]
 
 
@@ -64,6 +64,8 @@ def test_page():
     assert "| far | `domain=a` | 7 | 0.250 | 0.123 | 0.700 [0.600, 0.800] |" in page
     assert "the returns of `train.jsonl`" in page
     assert "of the set itself (the best constant in hindsight)" in as_markdown(evaluation(one_set()))
+    assert "AUC" not in page and "a perfect critic's explained variance is below 1" in page
+    assert "below 1" not in as_markdown(evaluation(sampled))
     assert "subsets" not in as_markdown(evaluation(one_set(subsets={})))
 
 

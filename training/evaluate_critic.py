@@ -85,10 +85,10 @@ class Evaluation:
         self.rows = {one: self.load_rows(one) for one in sets if one.kind == "returns"}
         self.training_rows = self.read(data_args.reading_training_set()) if data_args.training_dataset else None
         self.prompts = {one: self.load_prompts(one) for one in sets if one.kind == "monte_carlo"}
-        self.score = self.load_scorer() if self.prompts else None
+        score = self.load_scorer() if self.prompts else None
         self.sets = sets
         self.critics = {who: load_critic(source) for who, source in self.sources.items()}
-        self.policy = load_policy(self.policy_source).requires_grad_(False) if self.prompts else None
+        self.sampler = self.load_sampler(score) if self.prompts else None
 
     def find_critics(self) -> None:
         args = self.args
@@ -144,6 +144,11 @@ class Evaluation:
         functions = [load_reward_function(name) for name in self.data_args.reward_funcs]
         return Scorer(dict(zip(reward_names(functions), functions, strict=True)), self.data_args.reward_weights, ())
 
+    def load_sampler(self, score: Scorer) -> MonteCarlo:
+        policy = load_policy(self.policy_source).requires_grad_(False)
+        options = {"gamma": self.gamma, "seed": self.args.seed}
+        return MonteCarlo(policy, self.policy_tokenizer, score, self.sampling, **options)
+
     def run(self) -> None:
         args = self.args
         claim_run_directory(self.folder, self.settings, resume=args.resume, overwrite=args.overwrite_output_dir)
@@ -169,17 +174,15 @@ class Evaluation:
     def sampled_sets(self) -> list[EvaluationSet]:
         if not self.prompts:
             return []
+        policy, sampler = self.sampler.policy.to(self.device), self.sampler
+        if self.args.bf16:
+            policy.bfloat16()
         files, _ = files_of(self.policy_source)
-        policy = self.policy.to(self.device).bfloat16() if self.args.bf16 else self.policy.to(self.device)
-        sampler = MonteCarlo(
-            policy, self.policy_tokenizer, self.score, self.sampling, gamma=self.gamma, seed=self.args.seed
-        )
         sets = [
             sampler.sample(named, prompts, self.parts_folder(named), {"policy": files}, self.data_args.subset_column)
             for named, prompts in self.prompts.items()
         ]
-        self.policy = None  # makes room for the critics
-        policy.to("cpu")
+        policy.to("cpu")  # makes room for the critics
         return sets
 
     def parts_folder(self, named: NamedSet) -> Path:

@@ -58,7 +58,7 @@ def _set_line(one: dict) -> str:
 def _cells(metrics: dict, shown: list[str], of: dict, who: str) -> list[str]:
     cells = []
     for name in shown:
-        cell = f"{metrics[name]:.3f}" if name in metrics else ""
+        cell = f"{round(metrics[name], 3) + 0.0:.3f}" if name in metrics else ""  # 0.0 turns -0 into 0
         interval = of["coverage_interval"].get(name.removeprefix("coverage_")) if who == "critic" else None
         cells.append(f"{cell} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else cell)
     return cells
@@ -67,12 +67,16 @@ def _cells(metrics: dict, shown: list[str], of: dict, who: str) -> list[str]:
 def _legend(evaluation: dict) -> str:
     constant = evaluation["constant_from"]
     source = f"of `{constant}`" if constant else "of the set itself (the best constant in hindsight)"
-    return (
-        f"Constant: the quantiles of the returns {source}. In brackets: 95 % intervals that count prompts, not "
-        "states. AUC: of the value after that share of a response against its being right. CRPS, MAE and "
-        "Wasserstein-1 are errors; a scalar critic's CRPS is its MAE. Against one return, a perfect critic's "
-        "explained variance is below 1."
-    )
+    parts = [f"Constant: the quantiles of the returns {source}."]
+    sets = evaluation["sets"]
+    if any(one["coverage_interval"] for one in sets):
+        parts.append("In brackets: 95 % intervals that count prompts, not states.")
+    if any("value_auc_50" in one["metrics"]["critic"] for one in sets):
+        parts.append("AUC: of the value after that share of a response against its being right.")
+    parts.append("MAE, CRPS and Wasserstein-1 are errors; a scalar critic's CRPS is its mean absolute error.")
+    if any(one["truth"] == "returns" for one in sets):
+        parts.append("Against one return, a perfect critic's explained variance is below 1.")
+    return " ".join(parts)
 
 
 def _table(header: list[str], lines: list[list[str]], *, texts: int) -> str:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers.utils import cached_file
+from transformers.utils import CONFIG_NAME, cached_file
 
 from modeling_dvpo.hub.fingerprints import file_sha256, fingerprint_difference, tokenizer_fingerprint
 from modeling_dvpo.training.config import ConfigError
@@ -80,10 +80,21 @@ def files_of(source) -> tuple[dict[str, str], str | None]:
     """
     if not is_main():
         return gather_lists([])[0]
-    folder = Path(cached_file(source.model_name_or_path, "config.json", revision=source.revision)).parent
+    folder, commit = Path(source.model_name_or_path), None
+    if not folder.is_dir():
+        folder = _snapshot(source)
+        commit = folder.name
     files = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
-    commit = None if Path(source.model_name_or_path).is_dir() else folder.name
     return gather_lists([(files, commit)])[0]
+
+
+def _snapshot(source) -> Path:
+    """Where the Hub's cache holds a checkpoint or adapter; named after its commit."""
+    for name in (CONFIG_NAME, "adapter_config.json"):
+        options = {"revision": source.revision, "_raise_exceptions_for_missing_entries": False}
+        if found := cached_file(source.model_name_or_path, name, **options):
+            return Path(found).parent
+    raise ConfigError(f"{source.model_name_or_path} has neither {CONFIG_NAME} nor adapter_config.json.")
 
 
 def digest_of_rows(rows: Iterable) -> str:
