@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from modeling_dvpo.calibration import pit_bounds, pit_distribution, share_inside
+from modeling_dvpo.calibration import pit_bounds, pit_distribution, pit_shares, share_inside
 from modeling_dvpo.critic_report import COVERAGES, CriticReport
 from modeling_dvpo.losses import TERMS, CriticLossConfig, dvpo_critic_loss
 from modeling_dvpo.scores import explained_variance, value_auc
@@ -142,12 +142,11 @@ class Measurement:
         if not self.has_distribution:
             return {}
         sums = self.reports["critic", WHOLE].sums
-        below = partial(pit_distribution, sums["pit"], sums["states"].item())
-        edges = torch.arange(PIT_BINS + 1, dtype=torch.float64) / PIT_BINS
-        observed = below(torch.tensor(LEVELS, dtype=torch.float64)).tolist()
+        slope, count = sums["pit"], sums["states"].item()
+        observed = pit_distribution(slope, count, torch.tensor(LEVELS, dtype=torch.float64)).tolist()
         return {
             "reliability": [{"level": at, "observed": share} for at, share in zip(LEVELS, observed, strict=True)],
-            "pit_histogram": below(edges).diff().clamp(min=0).tolist(),
+            "pit_histogram": pit_shares(slope, count, PIT_BINS).tolist(),
         }
 
     def _by_position(self, right: Tensor | None) -> list[dict]:
