@@ -11,7 +11,7 @@ import time
 import pytest
 from chromium import Chromium, find_chromium
 from inspected import ARABIC, CHINESE, HOSTILE, hand_scored
-from inspection_reading import LEAST_CONTRAST, cells, check_table, colours, number, numbers_of, token
+from inspection_reading import LEAST_CONTRAST, cells, check_table, colours, number, numbers_of, shows, token
 
 from modeling_dvpo.inspection import inspect_page
 from modeling_dvpo.inspection.state_numbers import BANDS, StateNumbers
@@ -118,6 +118,18 @@ class TestNumbers:
             [quantiles[math.ceil(200 * level - 1e-9) - 1].item() for level in BANDS], abs=0.00055
         )
 
+    def test_each_head_has_its_curve_and_its_mean(self, open_page, completion):
+        tab = open_page([completion])
+        tab.click(token(6))
+        heads = completion[0].quantiles[6]
+        shown = tab.evaluate("[...document.querySelectorAll('[data-list=heads] span')].map(s => s.textContent)")
+        assert all(map(shows, shown, heads.mean(-1).tolist())) and len(set(shown)) == 3
+        curves = tab.evaluate("[...document.querySelectorAll('.chart .head')].map(c => c.getAttribute('d'))")
+        heights = [float(re.findall(r"[ML][-\d.]+ ([-\d.]+)", curve)[10]) for curve in curves]
+        medians = heads[:, 99].tolist()
+        assert sorted(range(3), key=lambda head: -heights[head]) == sorted(range(3), key=medians.__getitem__)
+        assert len(set(heights)) == 3
+
     def test_another_threshold(self, open_page, completion):
         tab = open_page([completion], threshold=0.1)
         tab.click(token(6))
@@ -173,8 +185,9 @@ class TestColours:
             )
         assert len({json.dumps(one) for one in seen.values()}) == 5
         changes = numbers.change[:-1]
-        low, high = seen["change"][1 + changes.argmin()], seen["change"][1 + changes.argmax()]
-        assert low != high
+        # oklab's last number is yellow above zero and blue below
+        tone = [float(colour.rstrip(")").split()[-1]) for colour in seen["change"]]
+        assert tone[1 + changes.argmin()] > 0.03 and tone[1 + changes.argmax()] < -0.03
 
     def test_themes(self, open_page, completion):
         tab = open_page([completion])
