@@ -11,6 +11,7 @@ from tiny_pairs import assert_is_the_run, save_policy
 
 from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.hub import CorruptDownloadError, CriticMovedOnError, UnreachableError, pull_pair, push_critic
+from modeling_dvpo.hub.fingerprints import file_sha256, git_blob_id
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 
@@ -44,7 +45,10 @@ class TestDownloads:
             pull_pair(CRITIC, cache_dir=tmp_path / "cache")
         assert rule.hits == 2
         hub.faults.clear()
-        # nothing wrong is left behind
+        # nothing wrong is left behind, not even without a name
+        for blob in (tmp_path / "cache").glob("models--*/blobs/*"):
+            digest = file_sha256(blob) if len(blob.name) == 64 else git_blob_id(blob.read_bytes())
+            assert digest == blob.name or blob.suffix == ".incomplete"
         assert_is_the_run(pull_pair(CRITIC, cache_dir=tmp_path / "cache"), last)
 
     def test_a_file_that_rotted_in_the_cache_is_fetched_anew(self, hub, last):
