@@ -19,7 +19,7 @@ class EvaluatedSet:
 
     Attributes:
         metrics: "critic", "constant" or "scalar" -> metric -> number.
-        coverage_interval: "50", "80", "90" -> the 95 % interval of the coverage, by rows.
+        coverage_interval: "50", "80", "90" -> the 95 % interval of the coverage, counted by prompts.
         subsets: "column=value" -> {"rows", "metrics"}.
         loss_terms: term -> its size on this set, unweighted.
     """

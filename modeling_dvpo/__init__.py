@@ -1,5 +1,7 @@
 """Distributional critics for LLM post-training, native to Hugging Face."""
 
+import importlib
+
 from .advantages import align_to_actions, distributional_gae, labels_from_returns, monte_carlo_returns
 from .auto import AutoModelForDistributionalValue
 from .losses import CriticLossConfig, dvpo_critic_loss
@@ -23,6 +25,16 @@ _register_pipeline()
 
 __version__ = "0.1.0"
 
+HUB_NAMES = ("pull_pair", "push_critic", "push_pair")
+
+
+def __getattr__(name: str):
+    # What talks to the Hub is imported when it is asked for: who only loads critics need not wait for it.
+    if name in HUB_NAMES:
+        return getattr(importlib.import_module("modeling_dvpo.hub"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "AutoModelForDistributionalValue",
     "CriticLossConfig",
@@ -37,6 +49,9 @@ __all__ = [
     "labels_from_returns",
     "lower_confidence",
     "monte_carlo_returns",
+    "pull_pair",
+    "push_critic",
+    "push_pair",
     "quantile_huber_loss",
     "quantile_levels",
     "rerank",

@@ -1,6 +1,5 @@
 """From names to policy, reference and critic; and from a run to the two directories and the record that ties them."""
 
-import hashlib
 import json
 import sys
 import warnings
@@ -16,6 +15,7 @@ from transformers.utils import find_adapter_config_file
 import modeling_dvpo
 from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.critic_loading import HEAD_SETTINGS
+from modeling_dvpo.hub.fingerprints import file_sha256
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.critic_files import warn_of_other_meaning
 from modeling_dvpo.training.distributed import is_main
@@ -25,7 +25,6 @@ from modeling_dvpo.training.saving import save_language_model, write_whole
 from modeling_dvpo.training.tracking import without_nan
 
 RECORD_FILE = "pair.json"
-DIGEST_CHUNK = 2**24  # bytes
 
 
 def base_of(args):
@@ -225,12 +224,4 @@ def save_pair(directory, policy, critic, tokenizer, *, step: int, settings: dict
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    return {path.name: _sha256(path) for path in sorted(directory.glob("*.safetensors"))}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(DIGEST_CHUNK):
-            digest.update(part)
-    return digest.hexdigest()
+    return {path.name: file_sha256(path) for path in sorted(directory.glob("*.safetensors"))}
