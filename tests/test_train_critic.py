@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import modeling_dvpo.training.train_critic as script
 from modeling_dvpo import AutoModelForDistributionalValue
+from modeling_dvpo.text_problems import DataError
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.critic_arguments import CriticArguments, TrainingArguments
 from modeling_dvpo.training.reward_data import RewardDataError
@@ -446,7 +447,7 @@ class TestBadInput:
     def test_rows(self, inputs, tmp_path, kind):
         rows, message = BAD_ROWS[kind]
         dataset = write_rows(tmp_path / "bad.jsonl", rows)
-        self.refused(tmp_path, RewardDataError, message, inputs, SHORT, dataset=dataset)
+        self.refused(tmp_path, DataError, message, inputs, SHORT, dataset=dataset)
 
     def test_long_rows_are_dropped_on_request(self, inputs, tmp_path):
         rows = [*reward_rows(20), *BAD_ROWS["too long"][0]]
