@@ -8,6 +8,7 @@ from pathlib import Path
 
 import modeling_dvpo
 from modeling_dvpo.hub.fingerprints import file_sha256
+from modeling_dvpo.losses import CriticLossConfig
 
 from .benchmarks import Benchmarks, benchmark_entries
 from .errors import CardError
@@ -69,7 +70,7 @@ class CriticFacts(ModelFacts):
 
     Attributes:
         training: the config's `critic_training`.
-        loss: the config's `critic_loss`.
+        loss: the config's `critic_loss`, with the defaults of what it leaves out; empty where it has none.
         parent: what its training started from; `parent_is_critic` is None where that is unknown.
         policy: the repository of the policy whose completions it judges, else the policy its training names.
         has_code: its repository carries the code for `trust_remote_code`.
@@ -150,7 +151,7 @@ def critic_facts(
         value_head_type=config.get("value_head_type", "linear"),
         return_mean=config.get("return_mean"),
         return_scale=config.get("return_scale"),
-        loss=Record(config.get("critic_loss") or {}),
+        loss=Record(_whole_loss(config.get("critic_loss"), directory)),
         training=Record(training),
         parent=parent,
         parent_is_critic=_is_critic(parent, training),
@@ -316,3 +317,12 @@ def _software_url() -> str | None:
         return None
     named = {label.strip().lower(): url.strip() for label, _, url in (one.partition(",") for one in urls)}
     return next((named[label] for label in ("repository", "source", "homepage") if label in named), None)
+
+
+def _whole_loss(given: dict | None, directory: Path) -> dict:
+    if not given:
+        return {}
+    try:
+        return CriticLossConfig.from_dict(given).to_dict()
+    except (TypeError, ValueError) as error:
+        raise CardError(f"The critic_loss in config.json of {directory} is {given!r}: {error}") from error

@@ -152,6 +152,16 @@ class TestCriticFacts:
         with pytest.raises(CardError, match="is no critic|has no config.json"):
             self.facts(tmp_path)
 
+    def test_a_loss_has_the_defaults_of_what_it_leaves_out(self, tmp_path):
+        critic = save_critic(tmp_path / "critic")
+        config = json.loads((critic / "config.json").read_text())
+        (critic / "config.json").write_text(json.dumps({**config, "critic_loss": {"risk": 0.3}}))
+        loss = self.facts(critic).loss
+        assert (loss.risk, loss.kappa, loss.form) == (0.3, 0.02, "calibrated")
+        (critic / "config.json").write_text(json.dumps({**config, "critic_loss": {"rysk": 0.3}}))
+        with pytest.raises(CardError, match="critic_loss in config.json of .*rysk"):
+            self.facts(critic)
+
     def test_another_runs_directory(self, tmp_path):
         critic = save_critic(tmp_path / "critic")
         run = save_run(tmp_path / "run", {"dataset": TRAINING["dataset"], "seed": 8}, [])
