@@ -157,7 +157,7 @@ class TestCriticFacts:
         config = json.loads((critic / "config.json").read_text())
         (critic / "config.json").write_text(json.dumps({**config, "critic_loss": {"risk": 0.3}}))
         loss = self.facts(critic).loss
-        assert (loss.risk, loss.kappa, loss.form) == (0.3, 0.02, "calibrated")
+        assert (loss["risk"], loss["kappa"], loss["form"]) == (0.3, 0.02, "calibrated")
         (critic / "config.json").write_text(json.dumps({**config, "critic_loss": {"rysk": 0.3}}))
         with pytest.raises(CardError, match="critic_loss in config.json of .*rysk"):
             self.facts(critic)
