@@ -169,6 +169,7 @@ def measure(options, domain: str) -> dict:
         "accuracy": {
             way: {str(size): interval(right) for size, right in some.items()} for way, some in accuracy.items()
         },
+        "pairs_in_order": pairs_in_order(by_seed),
         "less_scalar_mean": {
             way: {str(size): interval(some[size] - accuracy["scalar critic, mean"][size]) for size in sizes}
             for way, some in accuracy.items()
@@ -199,13 +200,24 @@ def measure(options, domain: str) -> dict:
     return found
 
 
+def pairs_in_order(by_seed: list[Choices]) -> dict[str, float]:
+    """Of each score, the mean over seeds; of none where there are no pairs."""
+    measured = {name: [choices.pairs_in_order(name) for choices in by_seed] for name in by_seed[0].scores}
+    return {name: sum(some) / len(some) for name, some in measured.items() if None not in some}
+
+
 def tables(found: dict, n: int) -> str:
     sizes = list(found["tokens_of_n"])
     rows = [
-        [way, *(percent(some[size]) for size in sizes), signed(found["less_scalar_mean"][way][str(n)])]
+        [
+            way,
+            *(percent(some[size]) for size in sizes),
+            signed(found["less_scalar_mean"][way][str(n)]),
+            f"{found['pairs_in_order'][way]:.3f}" if way in found["pairs_in_order"] else "",
+        ]
         for way, some in found["accuracy"].items()
     ]
-    header = ["chosen by", *(f"n = {size}" for size in sizes), f"less scalar critic, n = {n}"]
+    header = ["chosen by", *(f"n = {size}" for size in sizes), f"less scalar critic, n = {n}", "pairs in order"]
     parts = [f"### {found['domain']}", markdown(header, rows)]
     if found["pruning"]:
         rows = [

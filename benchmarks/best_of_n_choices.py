@@ -38,6 +38,18 @@ class Choices:
         voted = [f"vote weighted by {name}" for name in self.scores if name.endswith("mean")]
         return ["random", *self.scores, "majority vote", *voted, "oracle"]
 
+    def pairs_in_order(self, name: str) -> float | None:
+        """Of a right and a wrong completion of one prompt, how often this score is higher for the right one.
+
+        The area under the ROC curve within prompts: all that a choice among completions of one prompt can rest on.
+        None where no prompt has both.
+        """
+        above = self.scores[name][:, :, None] - self.scores[name][:, None, :]
+        pairs = (self.right[:, :, None] == 1) & (self.right[:, None, :] == 0)
+        if not pairs.any():
+            return None
+        return (above[pairs].sign().double().mean().item() + 1) / 2
+
     def _picker(self, way: str) -> Callable[[list[int]], Tensor]:
         if way == "random":
             return lambda block: self.right[:, block].mean(1)

@@ -47,6 +47,15 @@ def test_ways_to_choose(choices, way, of_four, of_two):
     assert_close(choices.accuracy(way, 1), choices.right.mean(1))
 
 
+def test_pairs_in_order(choices):
+    """First prompt: .1 and .3 against .9 and .2, one of four; second: .8 against .1, .2 and .2, all three."""
+    assert choices.pairs_in_order("critic, mean") == pytest.approx(4 / 7)
+    choices.scores["critic, mean"][:] = 0.5
+    assert choices.pairs_in_order("critic, mean") == 0.5
+    choices.right[:] = 0.0
+    assert choices.pairs_in_order("critic, mean") is None
+
+
 def test_no_answer_wins_only_alone():
     assert choosing.voted([None, None, 6], [1.0, 1.0, 0.1]) == 2
     assert choosing.voted([None, None], [1.0, 1.0]) == 0
