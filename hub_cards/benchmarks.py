@@ -6,7 +6,9 @@ form, `model-index` in the card's metadata, is kept for a critic's own metrics, 
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 
 from .errors import CardError
@@ -36,6 +38,17 @@ def benchmark_entries(benchmarks: Benchmarks) -> list[EvalResultEntry]:
             raise CardError(f"Benchmark {entry.dataset_id} has the value {entry.value!r}; a number is needed.")
         entries.append(entry)
     return entries
+
+
+def read_benchmarks(file: Path) -> list:
+    """Benchmark scores from a YAML file in the form of `.eval_results`; raises CardError."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise CardError(f"{file} is no YAML: {error}") from error
+    if not isinstance(content, list):
+        raise CardError(f"{file} holds {type(content).__name__}; a list of scores as in .eval_results is needed.")
+    return content
 
 
 def eval_result_files(benchmarks: Benchmarks) -> dict[str, str]:

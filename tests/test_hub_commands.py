@@ -46,6 +46,14 @@ class TestPush:
         assert "config.json" in hub.files("user/p", "trial") and "config.json" in hub.files("user/c", "trial")
         assert len(capsys.readouterr().out.splitlines()) == 2
 
+    def test_scores_from_a_file(self, hub, last, critic, tmp_path):
+        scores = tmp_path / "scores.yaml"
+        scores.write_text("- dataset: {id: openai/gsm8k, task_id: gsm8k}\n  value: 61.5\n")
+        dvpo("push", last, "user/policy", "user/critic", "--benchmarks", scores)
+        assert ".eval_results/openai--gsm8k.yaml" in hub.files("user/policy")
+        with pytest.raises(SystemExit, match="--benchmarks are a policy's"):
+            dvpo("push", critic, "user/other", "--benchmarks", scores)
+
     def test_a_pair_from_two_directories(self, hub, critic, tmp_path, tiny_tokenizer):
         policy = save_policy(tmp_path / "policy", tiny_tokenizer)
         dvpo("push", policy, POLICY, CRITIC, "--critic", critic, "--no-card")

@@ -256,3 +256,16 @@ def test_the_given_tokenizer_is_that_of_both(hub, last, tiny_tokenizer):
     push(last, tokenizer=tiny_tokenizer)
     for repo in (POLICY, CRITIC):
         assert hub.files(repo)["chat_template.jinja"] == b"{{ messages }}"
+
+
+SCORES = [{"dataset": {"id": "openai/gsm8k", "task_id": "gsm8k"}, "value": 61.5}]
+
+
+def test_benchmarks_lie_beside_the_policys_card_and_go_with_its_weights(hub, last):
+    push(last, benchmarks=SCORES)
+    files = hub.files(POLICY)
+    assert "61.5" in files["README.md"].decode()
+    assert b"openai/gsm8k" in files[".eval_results/openai--gsm8k.yaml"]
+    assert not any("eval_results" in path for path in hub.files(CRITIC))
+    push(last)  # nothing is known of these any more
+    assert ".eval_results/openai--gsm8k.yaml" not in hub.files(POLICY)

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from modeling_dvpo.hub_cards import CardError, card_files, critic_card, policy_card
+    from modeling_dvpo.hub_cards import CardError, card_files, critic_card, policy_card, read_benchmarks
 
     directory = options.directory
     kind = kind_of((path.name for path in directory.glob("*")), read_json(directory / "config.json"))
@@ -56,7 +56,7 @@ def main(options: argparse.Namespace) -> None:
         card = critic_card(directory, policy_repo=options.policy, evaluation=options.evaluation, **shared)
     else:
         files = []
-        benchmarks = _benchmarks(options.benchmarks) if options.benchmarks else ()
+        benchmarks = read_benchmarks(options.benchmarks) if options.benchmarks else ()
         card = policy_card(directory, critic_repo=options.critic, benchmarks=benchmarks, **shared)
     if options.output is None:
         print(card, end="")
@@ -74,17 +74,3 @@ def _pair(options: argparse.Namespace) -> dict | None:
     if options.pair is None and (options.directory.resolve().name not in ("critic", "policy") or not beside.is_file()):
         return None
     return read_object(options.pair or beside)
-
-
-def _benchmarks(file: Path) -> list:
-    import yaml
-
-    from modeling_dvpo.hub_cards import CardError
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise CardError(f"{file} is no YAML: {error}") from error
-    if not isinstance(content, list):
-        raise CardError(f"{file} holds {type(content).__name__}; a list of scores as in .eval_results is needed.")
-    return content

@@ -52,6 +52,15 @@ def evaluation_files(evaluation, target: Target, names: PublicNames) -> dict[str
     return files
 
 
+def benchmark_files(benchmarks) -> dict[str, Content]:
+    """A policy's benchmark scores where the Hub looks for them; none where none were given."""
+    if not benchmarks:
+        return {}
+    from modeling_dvpo.hub_cards import eval_result_files
+
+    return {path: text.encode() for path, text in eval_result_files(benchmarks).items()}
+
+
 def _stated(options: PushOptions) -> dict:
     """What the user says of both models."""
     datasets = [options.dataset] if options.dataset else None

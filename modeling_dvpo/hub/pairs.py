@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from .cards import card_of_critic, card_of_policy, evaluation_files
+from .cards import benchmark_files, card_of_critic, card_of_policy, evaluation_files
 from .client import hub_api, in_brief
 from .commits import Pushed, tag_commit
 from .errors import PairIncompleteError, UnpublishableError
@@ -102,6 +102,7 @@ def push_pair(
     pair=None,
     evaluation=None,
     run_directory: str | os.PathLike | None = None,
+    benchmarks=None,
     collection: str | None = None,
     token: str | bool | None = None,
     save_options: Mapping | None = None,
@@ -115,6 +116,8 @@ def push_pair(
         critic: as in `push_critic`.
         tokenizer: of both; by default what lies in the directories.
         pair: pair.json of the run, its path or content: the files must be those it names.
+        benchmarks: the policy's scores in the Hub's form, as `hub_cards.eval_result_files` takes them; on its card,
+            and in `.eval_results/` beside it.
         others: as in `push_critic`; `revision`, `tag` and all other options are those of both repositories.
 
     Raises:
@@ -150,7 +153,7 @@ def push_pair(
         partner = {role: _named(one, options) for role, one in target.items()}
         shown = {"run_directory": run_directory or run_of(policy), "pair": pair}
         files, card = _shown_of_critic(api, target["critic"], partner["policy"], evaluation=evaluation, **shown)
-        policy_card = card_of_policy(api, target["policy"], partner["critic"], **shown) if options.card else None
+        scores, policy_card = _shown_of_policy(api, target["policy"], partner["critic"], benchmarks, **shown)
         facts = _facts(staged["critic"], options)
         policy_facts = {**facts, **_policy_facts(pair, names)}
         pushed = push(api, target["critic"], facts=facts, partner=partner["policy"], card=card, extra=files)
@@ -159,7 +162,9 @@ def push_pair(
             partner = {**_named(target["critic"], replace(options, revision=pushed.revision)), "commit": pushed.commit}
             result = PushedPair(
                 critic=pushed,
-                policy=push(api, target["policy"], facts=policy_facts, partner=partner, card=policy_card, extra={}),
+                policy=push(
+                    api, target["policy"], facts=policy_facts, partner=partner, card=policy_card, extra=scores
+                ),
             )
         except Exception as error:
             raise PairIncompleteError(_what_is_where(pushed, target["policy"], error), pushed) from error
@@ -211,6 +216,13 @@ def _shown_of_critic(api: HfApi, target: Target, partner, *, evaluation, **facts
     if not target.options.card:
         return files, None
     return files, card_of_critic(api, target, partner, evaluation=evaluation, **facts)
+
+
+def _shown_of_policy(api: HfApi, target: Target, partner: Mapping, benchmarks, **facts) -> tuple[dict, str | None]:
+    scores = benchmark_files(benchmarks)
+    if not target.options.card:
+        return scores, None
+    return scores, card_of_policy(api, target, partner, benchmarks=benchmarks, **facts)
 
 
 POLICY_SETTINGS = ("algorithm", "gamma", "lam", "kl", "kl_coef", "reward_funcs", "reward_noise", "seed", "trainable")

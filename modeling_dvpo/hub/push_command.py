@@ -17,6 +17,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--policy", help="repository of the policy on the Hub that the critic judges")
     parser.add_argument("--policy-revision", help="branch, tag or commit of --policy")
     parser.add_argument("--evaluation", help="what evaluate_critic.py wrote: its directory or evaluation.json")
+    parser.add_argument("--benchmarks", type=Path, help="YAML with the policy's scores, as in the Hub's .eval_results")
     parser.add_argument(
         "--run-directory", help="of the training run, for the card; by default the one around DIRECTORY"
     )
@@ -40,7 +41,13 @@ def main(options) -> None:
     given = {name: value for name, value in vars(options).items() if value is not None and name != "command"}
     directory, repo = given.pop("directory"), given.pop("repo")
     critic_repo, critic = given.pop("critic_repo", None), given.pop("critic", None)
+    if "benchmarks" in given:
+        from modeling_dvpo.hub_cards import read_benchmarks
+
+        given["benchmarks"] = read_benchmarks(given["benchmarks"])
     if critic_repo is None:
+        if "benchmarks" in given:
+            raise ValueError("--benchmarks are a policy's: dvpo push POLICY_DIRECTORY owner/policy owner/critic.")
         if critic is not None:
             raise ValueError("--critic needs two repositories: dvpo push POLICY_DIRECTORY owner/policy owner/critic.")
         pushed = {"critic": push_critic(_critic_directory(directory), repo, **given)}
