@@ -89,10 +89,19 @@ def has_collapsed(record: dict[str, Any]) -> bool:
 # --- many runs --------------------------------------------------------------------------------------------------
 
 
-def finished(results: Results, task: str, noise: str, method: str) -> dict[int, dict[str, Any]]:
-    """Seed -> record of the runs that ended well."""
+Policy = tuple[int, tuple[float, ...]]
+"""A run's seed and its accuracies before the first step. The seed alone does not tell where a run started: on another
+kind of processor the same preparation rounds otherwise, and ends in another policy."""
+
+
+def start_of(record: dict[str, Any]) -> Policy:
+    return record["seed"], tuple(start_scores(record)[domain] for domain in TASKS[record["task"]].domains)
+
+
+def finished(results: Results, task: str, noise: str, method: str) -> dict[Policy, dict[str, Any]]:
+    """Starting policy -> record of the runs that ended well."""
     found = {
-        run.seed: record
+        start_of(record): record
         for run, record in results.items()
         if (run.task, run.noise, run.method) == (task, noise, method) and record["status"] == "ok"
     }
@@ -104,12 +113,12 @@ def accuracy(records: Iterable[dict[str, Any]], column: str) -> Interval:
 
 
 def paired_difference(
-    ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]], column: str
+    ours: dict[Policy, dict[str, Any]], theirs: dict[Policy, dict[str, Any]], column: str
 ) -> Interval | None:
-    """Mean of (ours - theirs) over the seeds that both have; None where there are none. Runs of one seed start from
-    the same policy and see the same prompts."""
+    """Mean of (ours - theirs) over the policies that both started from; None where there are none. Runs of one seed
+    see the same prompts."""
     differences = [
-        final_scores(ours[seed])[column] - final_scores(theirs[seed])[column] for seed in ours if seed in theirs
+        final_scores(ours[start])[column] - final_scores(theirs[start])[column] for start in ours if start in theirs
     ]
     return bootstrap_interval(differences) if differences else None
 
@@ -159,7 +168,7 @@ def _accuracy_table(results: Results, task: str, noise: str, methods: Sequence[s
         "method", "seeds", _words(task_domains.train_domain), *map(_words, task_domains.out_of_domain),
         "out of domain", "average", "collapsed",
     ]  # fmt: skip
-    first: dict[int, dict[str, Any]] = {}  # any run of a seed tells where all of that seed started
+    first: dict[Policy, dict[str, Any]] = {}  # any run of a policy tells where all of them started
     for method in methods:
         first = finished(results, task, noise, method) | first
     starts = [start_scores(record) for record in first.values()]
@@ -179,7 +188,7 @@ def _accuracy_table(results: Results, task: str, noise: str, methods: Sequence[s
 
 
 def _difference_table(results: Results, task: str, noise: str, methods: Sequence[str]) -> list[str]:
-    """The reference less each other method, over common seeds; nothing where the reference did not run."""
+    """The reference less each other method, over common policies; nothing where the reference did not run."""
     reference, body = finished(results, task, noise, REFERENCE), []
     for method in methods:
         theirs = finished(results, task, noise, method)

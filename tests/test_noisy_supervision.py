@@ -21,6 +21,7 @@ from noisy_supervision_report import (  # noqa: E402
     END,
     bootstrap_interval,
     final_scores,
+    finished,
     has_collapsed,
     paired_difference,
     report,
@@ -379,6 +380,16 @@ def test_the_paired_difference_is_over_common_seeds():
     interval = paired_difference(ours, theirs, "average")
     assert (interval.mean, interval.low, interval.high) == pytest.approx((0.1, 0.1, 0.1))
     assert paired_difference(ours, {}, "average") is None
+
+
+def test_runs_of_a_seed_are_compared_where_they_started_alike():
+    """The policy of seed 0 was made twice, and came out differently."""
+    results = results_of("dvpo", [0.5, 0.9]) | results_of("ppo", [0.4], start=0.4)
+    results[Run("ppo", "flip=0.4", 1, "arithmetic")] = record(Run("ppo", "flip=0.4", 1, "arithmetic"), 0.7)
+    ours, theirs = (finished(results, "arithmetic", "flip=0.4", method) for method in ("dvpo", "ppo"))
+    assert (len(ours), len(theirs)) == (2, 2)
+    assert paired_difference(ours, theirs, "average").mean == pytest.approx(0.2)
+    assert "| *start (imitation)* | 3 |" in report(results)
 
 
 @pytest.mark.parametrize(("final", "collapsed"), [(0.6, False), (0.41, False), (0.39, True), (0.0, True)])
