@@ -136,18 +136,20 @@ def completion_text(tokenizer, ids: list[int], end_ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def end_token_ids(policy, tokenizer) -> list[int]:
-    """Every id that ends a completion: those of the checkpoint's generation config, and the tokenizer's end token.
-
-    Raises:
-        DataError: there is none.
-    """
+def known_end_ids(policy, tokenizer) -> list[int]:
+    """Every id that ends a completion: those of the checkpoint's generation config, and the tokenizer's end token."""
     known = policy.generation_config.eos_token_id
     known = [] if known is None else [known] if isinstance(known, int) else list(known)
-    if not known:
-        require_end_token(tokenizer)
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return list(dict.fromkeys(known + own))
+
+
+def end_token_ids(policy, tokenizer) -> list[int]:
+    """`known_end_ids`, of which there must be one; raises `DataError`."""
+    ids = known_end_ids(policy, tokenizer)
+    if not ids:
+        require_end_token(tokenizer)
+    return ids
 
 
 @contextmanager

@@ -361,7 +361,7 @@ def test_other_tokenizers_are_refused(inputs, tmp_path):
 
 
 def test_a_policy_that_cannot_end_is_refused(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "end_token_ids", lambda policy, tokenizer: [])
+    monkeypatch.setattr(generation, "known_end_ids", lambda policy, tokenizer: [])
     with pytest.raises(generation.RolloutError, match="has an end token"):
         run(tmp_path / "run", sampling_flags(inputs))
     assert not (tmp_path / "run").exists()

@@ -12,8 +12,8 @@ import torch
 from tiny_models import tiny_causal_lm
 from transformers import GenerationConfig
 
+from modeling_dvpo.sampling import known_end_ids
 from modeling_dvpo.training.config import ConfigError, parse_config
-from modeling_dvpo.training.policy.generation import end_token_ids
 from modeling_dvpo.training.policy.prompts import Prompt, PromptArguments
 from modeling_dvpo.training.policy.rollouts import RolloutArguments, RolloutError, load_environment, roll_out
 from modeling_dvpo.training.policy.turns import turn_ids
@@ -110,7 +110,7 @@ def test_truncated_is_what_the_length_limit_cut(policy, prompts, tiny_tokenizer,
 def test_every_end_token_of_the_checkpoint_ends_a_completion(policy, prompts, tiny_tokenizer):
     policy = scripted(policy, [50, 7, 51, END])
     policy.generation_config = GenerationConfig(eos_token_id=[6, 7])
-    assert end_token_ids(policy, tiny_tokenizer) == [6, 7, END]
+    assert known_end_ids(policy, tiny_tokenizer) == [6, 7, END]
     (rollout,) = roll_out(policy, tiny_tokenizer, prompts[:1], RolloutArguments(max_completion_length=9))
     assert (rollout.completion_ids, rollout.truncated) == ([50, 7], False)
     assert rollout.completion == tiny_tokenizer.decode([50])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation import StopStringCriteria
 
+from modeling_dvpo.sampling import as_sampled, known_end_ids
 from modeling_dvpo.training.config import ConfigError
 from modeling_dvpo.training.run_arguments import option, require_at_least_one, require_between, require_positive
 
@@ -60,7 +60,7 @@ class Generator:
 
     def __init__(self, policy, tokenizer, args: RolloutArguments, *, greedy: bool = False):
         self.policy, self.batch_size = policy, args.generation_batch_size
-        self.end_ids = end_token_ids(policy, tokenizer)
+        self.end_ids = known_end_ids(policy, tokenizer)
         if not self.end_ids and not args.stop_strings:
             raise RolloutError(
                 "Neither the model nor the tokenizer has an end token, so that no completion could end before its "
@@ -134,30 +134,3 @@ class _StopStrings(StoppingCriteria):
             self.lengths = torch.full((len(new),), never, device=new.device)
         self.lengths = torch.where(done & (self.lengths == never), new.shape[1], self.lengths)
         return done
-
-
-def end_token_ids(policy, tokenizer) -> list[int]:
-    """Every id that ends a completion: those of the checkpoint's generation config, and the tokenizer's end token."""
-    known = policy.generation_config.eos_token_id
-    known = [] if known is None else [known] if isinstance(known, int) else list(known)
-    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return list(dict.fromkeys(known + own))
-
-
-@contextmanager
-def as_sampled(policy):
-    """The policy as rollouts need it: in eval mode, which also switches gradient checkpointing off, and without the
-    sampling settings of its checkpoint (`generate` fills in those for whatever a caller leaves open: a repetition
-    penalty, say, and the samples are no longer the policy's). Both are restored.
-    """
-    modes = [(module, module.training) for module in policy.modules()]
-    model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    policy.eval()
-    try:
-        yield
-    finally:
-        model.generation_config = own
-        for module, training in modes:
-            module.training = training
