@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class Candidate:
     completion: str | Messages
     score: float
     place: int
-    quantiles: Tensor
+    quantiles: Tensor = field(repr=False)
     num_tokens: int
     pruned: bool = False
 

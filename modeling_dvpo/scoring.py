@@ -8,7 +8,7 @@ return is bootstrapped from it, so it is the state before the end token that kno
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class ScoredCompletion:
 
     input_ids: list[int]
     action_positions: list[int]
-    quantiles: Tensor
+    quantiles: Tensor = field(repr=False)
     ended: bool
 
     @property
