@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_dvpo.hub.fingerprints import file_sha256
+from modeling_dvpo.hub.fingerprints import other_files
 
 from .errors import CardError
 from .origins import Origin, origin_of, read_object
@@ -102,12 +102,7 @@ def _load(path) -> tuple[Path, dict]:
 
 def _check_weights(measured: dict, directory: Path, file: Path) -> None:
     """Whether the evaluation is of these very weights; one without digests is taken at its word."""
-    changed = [
-        name
-        for name, digest in measured.items()
-        if not (directory / name).is_file() or file_sha256(directory / name) != digest
-    ]
-    if changed:
+    if changed := other_files(measured, directory):
         raise CardError(
             f"{file} measured other weights than those in {directory}: {', '.join(changed)} differ or are missing. "
             "Evaluate this critic, or leave the evaluation out."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import modeling_dvpo
-from modeling_dvpo.hub.fingerprints import file_sha256
+from modeling_dvpo.hub.fingerprints import other_files
 from modeling_dvpo.losses import CriticLossConfig
 
 from .benchmarks import Benchmarks, benchmark_entries
@@ -272,12 +272,7 @@ def _has_chat_template(directory: Path) -> bool:
 def _check_pair(pair: dict | None, part: str, directory: Path) -> None:
     """Refuse a pair.json that was written for other weights."""
     written = ((pair or {}).get("files") or {}).get(part) or {}
-    changed = [
-        name
-        for name, digest in written.items()
-        if not (directory / name).is_file() or file_sha256(directory / name) != digest
-    ]
-    if changed:
+    if changed := other_files(written, directory):
         raise CardError(
             f"The pair.json given is of another {part} than {directory}: {', '.join(changed)} differ or are missing. "
             "Give the pair.json that was saved beside it, or none."

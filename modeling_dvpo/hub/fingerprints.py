@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -37,6 +38,15 @@ def _sha256(path: Path, size: int, changed: int) -> str:
         while part := file.read(CHUNK):
             digest.update(part)
     return digest.hexdigest()
+
+
+def other_files(recorded: Mapping[str, str], directory: Path) -> list[str]:
+    """Names of the files that are missing in `directory`, or have another SHA-256 than recorded."""
+    return [
+        name
+        for name, digest in recorded.items()
+        if not (directory / name).is_file() or file_sha256(directory / name) != digest
+    ]
 
 
 def git_blob_id(content: bytes) -> str:
