@@ -21,10 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo import AutoModelForDistributionalValue, best_of_n
-from modeling_dvpo.completion_tokens import Tokens
-from modeling_dvpo.guided_decoding import CriticGuidance
-from modeling_dvpo.risk_measures import parse_risk_measure
-from modeling_dvpo.sampling import (
+from modeling_dvpo.inference.guided_decoding import CriticGuidance
+from modeling_dvpo.inference.risk_measures import parse_risk_measure
+from modeling_dvpo.inference.sampling import (
     Continuation,
     Sampling,
     as_sampled,
@@ -32,7 +31,8 @@ from modeling_dvpo.sampling import (
     end_token_ids,
     prompt_tokens,
 )
-from modeling_dvpo.scoring import score_tokens
+from modeling_dvpo.inference.scoring import score_tokens
+from modeling_dvpo.text.completion_tokens import Tokens
 from modeling_dvpo.training.tasks import arithmetic
 
 SCORES = ("mean", "cvar=0.1", "cvar=0.5", "upper_tail=0.1", "upper_tail=0.5", "lower_confidence=1")

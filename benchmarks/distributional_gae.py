@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from modeling_dvpo.advantages import distributional_gae
+from modeling_dvpo.returns import distributional_gae
 
 
 def token_loop(rewards, quantiles, mask, gamma, lam):

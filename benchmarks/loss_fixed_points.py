@@ -11,8 +11,8 @@ import math
 
 import torch
 
-from modeling_dvpo.losses import TERMS, CriticLossConfig, dvpo_critic_loss
-from modeling_dvpo.quantiles import cvar, quantile_levels, upper_tail_mean
+from modeling_dvpo.critic.losses import TERMS, CriticLossConfig, dvpo_critic_loss
+from modeling_dvpo.critic.quantiles import cvar, quantile_levels, upper_tail_mean
 
 QUANTILE_ONLY = dict.fromkeys(TERMS[1:], 0.0)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from modeling_dvpo.losses import CriticLossConfig
+from modeling_dvpo.critic.losses import CriticLossConfig
 from modeling_dvpo.training.tasks import arithmetic, dialogue, knowledge
 
 SHARED: dict[str, Any] = {

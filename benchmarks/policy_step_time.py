@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from modeling_dvpo.training.config import parse_config
+from modeling_dvpo.training.run.config import parse_config
 from modeling_dvpo.training.tasks import arithmetic, imitation
-from modeling_dvpo.training.train_dvpo import ARGUMENTS, PolicyRun
+from modeling_dvpo.training.trainers.dvpo_trainer import ARGUMENTS, PolicyRun
 
 ALGORITHMS = ("grpo", "ppo", "dvpo", "robust_bellman")
 

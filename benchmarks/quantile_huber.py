@@ -15,8 +15,8 @@ import time
 
 import torch
 
-from modeling_dvpo.quantile_huber import quantile_huber_loss
-from modeling_dvpo.quantiles import quantile_levels
+from modeling_dvpo.critic.quantile_huber import quantile_huber_loss
+from modeling_dvpo.critic.quantiles import quantile_levels
 
 KAPPA = 0.02
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_dvpo.hub.fingerprints import other_files
+from modeling_dvpo.digests import other_files
 
 from .errors import CardError
 from .origins import Origin, origin_of, read_object

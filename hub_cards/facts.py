@@ -6,16 +6,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import modeling_dvpo
-from modeling_dvpo.hub.fingerprints import other_files
-from modeling_dvpo.losses import CriticLossConfig
+from modeling_dvpo.critic.losses import CriticLossConfig
+from modeling_dvpo.digests import other_files
+from modeling_dvpo.version import __version__
 
 from .benchmarks import Benchmarks, benchmark_entries
 from .errors import CardError
 from .evaluation_file import Evaluation, finite, read_evaluation
-from .origins import Origin, config_of, hub_ancestor, hub_origin, last_part, origin_of, read_object
+from .origins import (
+    Origin,
+    config_of,
+    hub_ancestor,
+    hub_origin,
+    last_part,
+    origin_of,
+    read_object,
+)
 from .run_history import History, check_same_run, read_history
-from .settings import CRITIC_ONLINE, CRITIC_RUN, POLICY_RUN, hyperparameters
+from .settings import (
+    CRITIC_ONLINE,
+    CRITIC_RUN,
+    POLICY_RUN,
+    hyperparameters,
+)
 
 
 class Record(dict):
@@ -242,7 +255,7 @@ def _shared(
         "license": license,
         "chat": bool(run["chat"]) if "chat" in run else _has_chat_template(directory),
         "example": example or ("What is 2 + 3?", "2 + 3 = 5"),
-        "software_version": modeling_dvpo.__version__,
+        "software_version": __version__,
         "software_url": _software_url(),
     }
 

@@ -1,14 +1,13 @@
 """Distributional critics for LLM post-training, native to Hugging Face."""
 
 import importlib
+from pathlib import Path
 
-from .advantages import align_to_actions, distributional_gae, labels_from_returns, monte_carlo_returns
 from .auto import AutoModelForDistributionalValue
-from .losses import CriticLossConfig, dvpo_critic_loss
-from .modeling_distributional_value import DistributionalValueOutput, distributional_value_class
-from .pipelines import register as _register_pipeline
-from .quantile_huber import quantile_huber_loss
-from .quantiles import (
+from .critic.losses import CriticLossConfig, dvpo_critic_loss
+from .critic.modeling_distributional_value import DistributionalValueOutput, distributional_value_class
+from .critic.quantile_huber import quantile_huber_loss
+from .critic.quantiles import (
     cvar,
     expectation,
     lower_confidence,
@@ -18,12 +17,23 @@ from .quantiles import (
     value_at_risk,
     wang_risk,
 )
-from .reranking import best_of_n, rerank
-from .scoring import score_completions
+from .inference.pipelines import register as _register_pipeline
+from .inference.reranking import best_of_n, rerank
+from .inference.scoring import score_completions
+from .returns import (
+    align_to_actions,
+    distributional_gae,
+    labels_from_returns,
+    monte_carlo_returns,
+)
+from .version import __version__
+
+# In a clone `training/` and `hub_cards/` lie beside this folder, in an installed wheel inside it.
+_clone = Path(__file__).resolve().parent.parent
+if (_clone / "training" / "train_critic.py").is_file():
+    __path__.append(str(_clone))
 
 _register_pipeline()
-
-__version__ = "0.1.0"
 
 HUB_NAMES = ("pull_pair", "push_critic", "push_pair")
 
@@ -36,6 +46,7 @@ def __getattr__(name: str):
 
 
 __all__ = [
+    "__version__",
     "AutoModelForDistributionalValue",
     "CriticLossConfig",
     "DistributionalValueOutput",

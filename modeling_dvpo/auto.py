@@ -8,9 +8,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConf
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
-from .critic_families import critic_config_class
-from .critic_loading import HEAD_SETTINGS
-from .modeling_distributional_value import distributional_value_class
+from .critic.families import critic_config_class
+from .critic.loading import HEAD_SETTINGS
+from .critic.modeling_distributional_value import distributional_value_class
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 

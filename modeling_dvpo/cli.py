@@ -1,4 +1,4 @@
-"""`dvpo`: one command for what one does with critics outside of training; each subcommand is a module of its own."""
+"""`dvpo`: one command for everything; each subcommand is a module of its own, imported when it is asked for."""
 
 import argparse
 import importlib
@@ -11,13 +11,24 @@ COMMANDS = {
     "pull": ("modeling_dvpo.hub.pull_command", "a policy with its critic from the Hub, checked against each other"),
     "card": ("modeling_dvpo.hub.card_command", "the card of a saved critic or policy, from what is known of it"),
 }
+# name -> (script that reads its own settings, what it does)
+SCRIPTS = {
+    "train-critic": ("modeling_dvpo.training.train_critic", "a critic, from a reward set"),
+    "train": ("modeling_dvpo.training.train_dvpo", "a policy, with a distributional critic or a baseline"),
+    "evaluate": ("modeling_dvpo.training.evaluate_critic", "a critic, against what happened or Monte-Carlo truth"),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="dvpo", description="Distributional critics: see, share, load.")
+    if arguments and arguments[0] in SCRIPTS:
+        script = importlib.import_module(SCRIPTS[arguments[0]][0])
+        sys.argv = [f"dvpo {arguments[0]}", *arguments[1:]]  # as if its file had been run
+        script.exit_with_sentence(script.main)
+        return
+    parser = argparse.ArgumentParser(prog="dvpo", description="Distributional critics: train, see, share, load.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, (module, summary) in COMMANDS.items():
+    for name, (module, summary) in {**SCRIPTS, **COMMANDS}.items():
         subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name in arguments[:1]:  # others are not imported: a page needs no Hub, a card no plots
             importlib.import_module(module).add_arguments(subparser)

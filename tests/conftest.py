@@ -4,6 +4,8 @@ import os
 
 # before anything of Hugging Face is imported: no test may reach for the network
 os.environ["HF_HUB_OFFLINE"] = "1"
+# scripts that tests start share our helpers
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
 
 import pytest  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -2,7 +2,7 @@
 
 import torch
 
-from modeling_dvpo.scoring import ScoredCompletion
+from modeling_dvpo.inference.scoring import ScoredCompletion
 
 
 class Words:

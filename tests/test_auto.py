@@ -18,8 +18,9 @@ from transformers import (
     Qwen3Model,
 )
 
-from modeling_dvpo import AutoModelForDistributionalValue, distributional_value_class, modeling_distributional_value
+from modeling_dvpo import AutoModelForDistributionalValue, distributional_value_class
 from modeling_dvpo.auto import _CriticMapping
+from modeling_dvpo.critic import modeling_distributional_value
 
 KINDS = ["base LM", "sequence classification", "token classification", "bare backbone"]
 

@@ -8,7 +8,12 @@ import pytest
 
 import modeling_dvpo
 
-MODULES = [f"modeling_dvpo.{module.name}" for module in pkgutil.iter_modules(modeling_dvpo.__path__)]
+PACKAGES = ["modeling_dvpo", "modeling_dvpo.critic", "modeling_dvpo.inference", "modeling_dvpo.metrics"]
+MODULES = [
+    f"{package}.{module.name}"
+    for package in PACKAGES
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__[:1])
+]
 
 
 def test_examples_give_what_they_show():

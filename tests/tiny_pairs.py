@@ -10,7 +10,7 @@ from tiny_models import tiny_causal_lm, tiny_config
 from transformers import AutoModelForCausalLM
 
 from modeling_dvpo import AutoModelForDistributionalValue, CriticLossConfig
-from modeling_dvpo.hub.fingerprints import file_sha256
+from modeling_dvpo.digests import file_sha256
 
 VOCABULARY = 320  # of conftest's tiny tokenizer
 TRAINING = {

@@ -13,8 +13,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import modeling_dvpo.training.train_dvpo as script
-from modeling_dvpo.training.distributed import distributed_run
-from modeling_dvpo.training.policy.rollouts import Rollout
+from modeling_dvpo.training import script as launcher
+from modeling_dvpo.training.engine.distributed import distributed_run
+from modeling_dvpo.training.rollouts.rollouts import Rollout
+from modeling_dvpo.training.trainers import dvpo_trainer
 
 
 def fixed_roll_out(policy, tokenizer, prompts, args, *, greedy=False, environment=None):
@@ -45,8 +47,8 @@ def fixed_roll_out(policy, tokenizer, prompts, args, *, greedy=False, environmen
 
 
 if __name__ == "__main__":
-    script.roll_out = fixed_roll_out
+    dvpo_trainer.roll_out = fixed_roll_out
     with distributed_run() as device:
-        script.distributed_run = lambda: nullcontext(device)  # a process group cannot be made twice
+        launcher.distributed_run = lambda: nullcontext(device)  # a process group cannot be made twice
         for arguments in json.loads(Path(sys.argv[1]).read_text()):
             script.main(arguments)

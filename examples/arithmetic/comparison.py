@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from rollouts import State
 
-from modeling_dvpo.critic_report import critic_report
+from modeling_dvpo.metrics.report import critic_report
 
 METRICS = {
     "explained_variance": "expl. var.",

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
+from ..digests import file_sha256
 from .client import errors_in_words
 from .commits import remote_state
 from .errors import UnpublishableError
-from .fingerprints import file_sha256
 from .model_files import is_weights
 from .names import PublicNames
 from .staging import Staged

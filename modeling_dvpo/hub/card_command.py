@@ -29,7 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from modeling_dvpo.hub_cards import CardError, card_files, critic_card, policy_card, read_benchmarks
+    from modeling_dvpo.hub_cards import (
+        CardError,
+        card_files,
+        critic_card,
+        policy_card,
+        read_benchmarks,
+    )
 
     directory = options.directory
     kind = kind_of((path.name for path in directory.glob("*")), read_json(directory / "config.json"))

@@ -15,9 +15,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-import modeling_dvpo
-
-from .errors import AccessError, ConcurrentCommitError, HubError, UnreachableError
+from ..version import __version__
+from .errors import (
+    AccessError,
+    ConcurrentCommitError,
+    HubError,
+    UnreachableError,
+)
 
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts; huggingface_hub itself asks only once for most things
 PASSING = (408, 429, 500, 502, 503, 504)
@@ -25,7 +29,7 @@ PASSING = (408, 429, 500, 502, 503, 504)
 
 def hub_api(token: str | bool | None = None) -> HfApi:
     """The client for `HF_ENDPOINT`; `token` as everywhere in huggingface_hub (None: the one logged in with)."""
-    return HfApi(token=token, library_name="modeling_dvpo", library_version=modeling_dvpo.__version__)
+    return HfApi(token=token, library_name="modeling_dvpo", library_version=__version__)
 
 
 def status_of(error: BaseException) -> int | None:

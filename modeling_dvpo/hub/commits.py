@@ -15,9 +15,23 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .client import WAITS, errors_in_words, in_brief, in_words, may_pass, retrying, status_of, wait_after
-from .errors import ConcurrentCommitError, CorruptDownloadError, PushFailedError, UnpublishableError
-from .fingerprints import file_sha256, git_blob_id
+from ..digests import file_sha256, git_blob_id
+from .client import (
+    WAITS,
+    errors_in_words,
+    in_brief,
+    in_words,
+    may_pass,
+    retrying,
+    status_of,
+    wait_after,
+)
+from .errors import (
+    ConcurrentCommitError,
+    CorruptDownloadError,
+    PushFailedError,
+    UnpublishableError,
+)
 
 Content = Path | bytes
 

@@ -18,10 +18,15 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from .client import errors_in_words, in_brief, may_pass, retrying
+from ..digests import file_sha256, git_blob_id
+from .client import (
+    errors_in_words,
+    in_brief,
+    may_pass,
+    retrying,
+)
 from .commits import RemoteState, remote_state
 from .errors import CorruptDownloadError, UnreachableError
-from .fingerprints import file_sha256, git_blob_id
 from .model_files import files_in, is_wanted
 
 

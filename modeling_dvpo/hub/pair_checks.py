@@ -17,9 +17,15 @@ from .errors import (
     TokenizerMismatchError,
     UnreadableTokenizerError,
 )
-from .fingerprints import directory_fingerprint, fingerprint_difference
 from .model_files import CONFIG, is_weights, read_json
-from .records import RECORD_FILE, changed_files, contradictions, critic_facts, digests
+from .records import (
+    RECORD_FILE,
+    changed_files,
+    contradictions,
+    critic_facts,
+    digests,
+)
+from .tokenizers import directory_fingerprint, fingerprint_difference
 
 COMMITS_SEARCHED = 50
 

@@ -8,16 +8,33 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from .cards import benchmark_files, card_of_critic, card_of_policy, evaluation_files
+from ..ranks import is_main
+from .cards import (
+    benchmark_files,
+    card_of_critic,
+    card_of_policy,
+    evaluation_files,
+)
 from .client import hub_api, in_brief
 from .commits import Pushed, tag_commit
 from .errors import PairIncompleteError, UnpublishableError
 from .grouping import group
 from .names import PublicNames
-from .partners import check_fits, pair_directories, policy_on_hub, read_pair, run_of
-from .pushing import PushOptions, Target, prepare, push
+from .partners import (
+    check_fits,
+    pair_directories,
+    policy_on_hub,
+    read_pair,
+    run_of,
+)
+from .pushing import (
+    PushOptions,
+    Target,
+    prepare,
+    push,
+)
 from .records import critic_facts
-from .staging import Staged, is_main, save_model, stage
+from .staging import Staged, save_model, stage
 
 
 @dataclass(frozen=True)

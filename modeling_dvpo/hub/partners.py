@@ -12,10 +12,15 @@ from huggingface_hub import HfApi
 from .client import errors_in_words
 from .commits import RemoteState, read_remote, remote_state
 from .errors import TokenizerMismatchError, UnpublishableError
-from .fingerprints import directory_fingerprint, fingerprint_difference
-from .model_files import decides_numbers, is_tokenizer, is_weights, read_json
+from .model_files import (
+    decides_numbers,
+    is_tokenizer,
+    is_weights,
+    read_json,
+)
 from .records import changed_files, digests
 from .staging import Staged
+from .tokenizers import directory_fingerprint, fingerprint_difference
 
 PAIR_FILE = "pair.json"
 

@@ -13,8 +13,20 @@ from .client import hub_api, in_words, may_pass
 from .commits import read_remote, remote_state
 from .downloads import Snapshot, download
 from .errors import CHECKS, NotAPairError
-from .model_files import CONFIG, is_weights, kind_of, read_json
-from .pair_checks import Findings, check_bases, check_critic, check_policy, check_records, check_tokenizers
+from .model_files import (
+    CONFIG,
+    is_weights,
+    kind_of,
+    read_json,
+)
+from .pair_checks import (
+    Findings,
+    check_bases,
+    check_critic,
+    check_policy,
+    check_records,
+    check_tokenizers,
+)
 from .records import RECORD_FILE, read_record
 
 
@@ -50,7 +62,7 @@ class PulledPair:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from modeling_dvpo import AutoModelForDistributionalValue
+        from .. import AutoModelForDistributionalValue
 
         # an adapter's base is looked for where the adapter was put
         options = {**self._hub, **options}

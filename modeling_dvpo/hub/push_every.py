@@ -11,11 +11,11 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd
 
+from ..ranks import is_main
 from .client import errors_in_words, hub_api, retrying
 from .commits import open_repository
 from .errors import PushFailedError
 from .pairs import push_critic, push_pair
-from .staging import is_main
 
 
 class PushEvery:

@@ -7,11 +7,31 @@ from dataclasses import dataclass, field, replace
 from huggingface_hub import HfApi
 
 from .base_models import base_model_facts
-from .commits import Content, Pushed, RemoteState, commit_files, open_repository, read_remote
+from .commits import (
+    Content,
+    Pushed,
+    RemoteState,
+    commit_files,
+    open_repository,
+    read_remote,
+)
 from .errors import NotAPairError, OtherModelError
-from .model_files import ADAPTER_CONFIG, CARD, CONFIG, is_replaced, is_tokenizer, kind_of
+from .model_files import (
+    ADAPTER_CONFIG,
+    CARD,
+    CONFIG,
+    is_replaced,
+    is_tokenizer,
+    kind_of,
+)
 from .names import PublicNames
-from .records import RECORD_FILE, digests, make_record, parse_record, record_bytes
+from .records import (
+    RECORD_FILE,
+    digests,
+    make_record,
+    parse_record,
+    record_bytes,
+)
 from .staging import Staged
 
 

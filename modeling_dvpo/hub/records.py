@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..digests import file_sha256
 from .errors import NotAPairError
-from .fingerprints import file_sha256
 from .model_files import decides_numbers
 
 RECORD_FILE = "dvpo_pair.json"

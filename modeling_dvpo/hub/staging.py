@@ -9,7 +9,6 @@ from pathlib import Path
 import torch.distributed as dist
 
 from .errors import OtherModelError, UnpublishableError
-from .fingerprints import directory_fingerprint
 from .model_files import (
     ADAPTER_CONFIG,
     CONFIG,
@@ -21,6 +20,7 @@ from .model_files import (
     read_json,
 )
 from .names import PublicNames, public_config
+from .tokenizers import directory_fingerprint
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,14 @@ class Staged:
     left_out: tuple[str, ...] = ()
 
 
-def is_main() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
 def save_model(model, directory: Path, **options) -> None:
     """`save_pretrained` of a critic or policy, sharded or not; every rank must call it, rank 0 writes."""
-    from modeling_dvpo.modeling_distributional_value import DistributionalValueMixin
+    from ..critic.modeling_distributional_value import DistributionalValueMixin
 
     if isinstance(model, DistributionalValueMixin) or options or not dist.is_initialized():
         model.save_pretrained(directory, **options)
     else:
-        from modeling_dvpo.training.saving import save_language_model
+        from ..saving import save_language_model
 
         save_language_model(model, directory)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from modeling_dvpo.auto import AutoModelForDistributionalValue
-from modeling_dvpo.inspection.figure import COLOURS, plot_responses
-from modeling_dvpo.inspection.page import inspect_page
-from modeling_dvpo.inspection.response_rows import Response, read_responses, require_encodable
-from modeling_dvpo.scoring import ScoredCompletion, score_completions
-from modeling_dvpo.text_problems import DataError
+from ..auto import AutoModelForDistributionalValue
+from ..inference.scoring import ScoredCompletion, score_completions
+from ..text.problems import DataError
+from .figure import COLOURS, plot_responses
+from .page import inspect_page
+from .response_rows import Response, read_responses, require_encodable
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modeling_dvpo.inspection.state_numbers import StateNumbers
-from modeling_dvpo.inspection.token_texts import token_texts
-from modeling_dvpo.inspection.visible_text import right_to_left, visible_line
-from modeling_dvpo.scoring import ScoredCompletion
+from ..inference.scoring import ScoredCompletion
+from .state_numbers import StateNumbers
+from .token_texts import token_texts
+from .visible_text import right_to_left, visible_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

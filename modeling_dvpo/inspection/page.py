@@ -14,7 +14,8 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
-from modeling_dvpo.inspection.state_numbers import (
+from ..inference.scoring import ScoredCompletion
+from .state_numbers import (
     BANDS,
     ENSEMBLE_LEVELS,
     HEAD_LEVELS,
@@ -22,9 +23,8 @@ from modeling_dvpo.inspection.state_numbers import (
     quantiles_at,
     shown_levels,
 )
-from modeling_dvpo.inspection.token_texts import TokenText, token_texts
-from modeling_dvpo.inspection.visible_text import Piece, right_to_left, visible_pieces
-from modeling_dvpo.scoring import ScoredCompletion
+from .token_texts import TokenText, token_texts
+from .visible_text import Piece, right_to_left, visible_pieces
 
 SCRIPTS = ["data.js", "scales.js", "tokens.js", "charts.js", "page.js"]
 STEPS = 65535  # of the 16-bit numbers that quantiles are kept in

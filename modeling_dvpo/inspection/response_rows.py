@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from modeling_dvpo.assistant_turns import Messages
-from modeling_dvpo.text_problems import DataError
+from ..text.assistant_turns import Messages
+from ..text.problems import DataError
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from modeling_dvpo.quantiles import cvar, quantile_levels, value_at_risk
-from modeling_dvpo.scores import head_disagreement
-from modeling_dvpo.scoring import ScoredCompletion
+from ..critic.quantiles import cvar, quantile_levels, value_at_risk
+from ..inference.scoring import ScoredCompletion
+from ..metrics.scores import head_disagreement
 
 # The 5 and 25 % bands' edges are among both.
 ENSEMBLE_LEVELS = [0.005, *[i / 40 for i in range(1, 40)], 0.995]

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling_dvpo.metrics.states import States, read_row
-from modeling_dvpo.scores import constant_quantiles, double
+from .scores import constant_quantiles, double
+from .states import States, read_row
 
 
 def constant_critic(states: States, training_returns: Sequence[float] | None) -> tuple[Tensor, str]:

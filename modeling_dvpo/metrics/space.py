@@ -10,7 +10,7 @@ from pathlib import Path
 import evaluate
 from evaluate.utils.gradio import parse_readme
 
-from modeling_dvpo.metrics.formats import ROWS
+from .formats import ROWS
 
 
 def launch(script: Path, *, rows: Sequence[str] = ROWS, **example) -> None:

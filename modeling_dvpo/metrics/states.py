@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling_dvpo.critic_report import discrete_tolerance
+from .report import discrete_tolerance
 
 
 @dataclass(frozen=True)

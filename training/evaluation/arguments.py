@@ -5,13 +5,12 @@ import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import NamedTuple
 
-from modeling_dvpo.training.config import ConfigError
-from modeling_dvpo.training.critic_arguments import CriticArguments
-from modeling_dvpo.training.policy.generation import RolloutArguments
-from modeling_dvpo.training.policy.policy_arguments import PolicyArguments
-from modeling_dvpo.training.policy.prompts import PromptArguments
-from modeling_dvpo.training.reward_data import RewardDataArguments
-from modeling_dvpo.training.run_arguments import option, require_at_least_one, require_between
+from ..algorithms.critic_arguments import CriticArguments
+from ..algorithms.policy_arguments import PolicyArguments
+from ..data.arguments import PromptArguments, RewardDataArguments
+from ..errors import ConfigError
+from ..rollouts.generation import RolloutArguments
+from ..run.arguments import option, require_at_least_one, require_between
 
 NAME = re.compile(r"[\w.+-]([\w.+ -]*[\w.+-])?")
 
@@ -166,11 +165,6 @@ def _split_name(spec: str, key: str) -> tuple[str, str]:
     if not where:
         raise ConfigError(f"{key} has {spec!r}, which names a set and does not say where it is.")
     return name, where
-
-
-def settings_of(*parts) -> dict:
-    """Every setting of these dataclasses by name."""
-    return {f.name: getattr(part, f.name) for part in parts for f in fields(part) if f.init}
 
 
 def critic_source(name: str, revision: str | None, args: EvaluationArguments) -> CriticArguments:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from modeling_dvpo.training.evaluation.document import DOMAINS
+from .document import DOMAINS
 
 # Okabe and Ito's blue, vermilion and bluish green: apart for every kind of colour vision; shapes keep them apart in
 # grey.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modeling_dvpo.calibration import wilson_interval
+from modeling_dvpo.metrics.calibration import wilson_interval
 
 
 def share_interval(

@@ -8,14 +8,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from modeling_dvpo.calibration import pit_bounds, pit_distribution, pit_shares, share_inside
-from modeling_dvpo.critic_report import COVERAGES, CriticReport
-from modeling_dvpo.losses import TERMS, CriticLossConfig, dvpo_critic_loss
-from modeling_dvpo.scores import explained_variance, value_auc
-from modeling_dvpo.training.distributed import rank, sum_over_ranks, world_size
-from modeling_dvpo.training.evaluation.intervals import share_interval
-from modeling_dvpo.training.evaluation.parts import Parts
-from modeling_dvpo.training.evaluation.sets import EvaluationSet
+from modeling_dvpo.critic.losses import TERMS, CriticLossConfig, dvpo_critic_loss
+from modeling_dvpo.metrics.calibration import (
+    pit_bounds,
+    pit_distribution,
+    pit_shares,
+    share_inside,
+)
+from modeling_dvpo.metrics.report import COVERAGES, CriticReport
+from modeling_dvpo.metrics.scores import explained_variance, value_auc
+from modeling_dvpo.ranks import rank, world_size
+
+from ..engine.distributed import sum_over_ranks
+from .intervals import share_interval
+from .parts import Parts
+from .sets import EvaluationSet
 
 POSITION_BINS = 10
 STATES_PER_BIN = 30  # there are fewer bins where there are fewer states: their figures would be noise

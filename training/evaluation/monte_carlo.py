@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 import torch
 
-from modeling_dvpo.training.evaluation.arguments import MonteCarloArguments, NamedSet
-from modeling_dvpo.training.evaluation.parts import Parts
-from modeling_dvpo.training.evaluation.sets import EvaluationSet
-from modeling_dvpo.training.evaluation.sources import digest_of_rows
-from modeling_dvpo.training.policy.generation import Generator
-from modeling_dvpo.training.policy.prompts import Prompt, Prompts
-from modeling_dvpo.training.policy.rollouts import Rollout
-from modeling_dvpo.training.policy.samples import Scorer
+from ..data.prompts import Prompt, Prompts
+from ..rollouts.generation import Generator
+from ..rollouts.rollouts import Rollout
+from ..rollouts.samples import Scorer
+from .arguments import MonteCarloArguments, NamedSet
+from .parts import Parts
+from .sets import EvaluationSet
+from .sources import digest_of_rows
 
 
 class MonteCarlo:

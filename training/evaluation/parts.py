@@ -9,8 +9,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from modeling_dvpo.training.config import ConfigError
-from modeling_dvpo.training.distributed import barrier, gather_lists, is_main, rank, world_size
+from modeling_dvpo.ranks import (
+    barrier,
+    is_main,
+    rank,
+    world_size,
+)
+
+from ..engine.distributed import gather_lists
+from ..errors import ConfigError
 
 
 class Parts:

@@ -2,9 +2,9 @@
 
 import torch
 
-from modeling_dvpo.training.critic_step import critic_quantiles
-from modeling_dvpo.training.packing import RewardBatchSampler, RewardCollator, packing_pays
-from modeling_dvpo.training.reward_checks import require_pad_token
+from ..algorithms.critic_loss import critic_quantiles
+from ..data.checks import require_pad_token
+from ..data.packing import RewardBatchSampler, RewardCollator, packing_pays
 
 
 class Predictor:

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling_dvpo.scores import position_bins
-from modeling_dvpo.training.critic_files import dataset_returns
-from modeling_dvpo.training.evaluation.arguments import NamedSet
+from modeling_dvpo.metrics.scores import position_bins
+
+from ..algorithms.critic_loss import dataset_returns
+from .arguments import NamedSet
 
 LENGTH = "tokens"
 LENGTH_BINS = 3

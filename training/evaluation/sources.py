@@ -7,10 +7,13 @@ from pathlib import Path
 
 from transformers.utils import CONFIG_NAME, cached_file
 
-from modeling_dvpo.hub.fingerprints import file_sha256, fingerprint_difference, tokenizer_fingerprint
-from modeling_dvpo.training.config import ConfigError
-from modeling_dvpo.training.critic_files import load_config_and_tokenizer
-from modeling_dvpo.training.distributed import gather_lists, is_main
+from modeling_dvpo.digests import file_sha256
+from modeling_dvpo.hub.tokenizers import fingerprint_difference, tokenizer_fingerprint
+from modeling_dvpo.ranks import is_main
+
+from ..engine.distributed import gather_lists
+from ..errors import ConfigError
+from ..models.critics import load_config_and_tokenizer
 
 
 def require_critic(config, name: str, key: str) -> None:

@@ -16,10 +16,15 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from modeling_dvpo.training.tasks.imitation import build_tokenizer
-from modeling_dvpo.training.tasks.problem_streams import first_distinct, problem_stream
-from modeling_dvpo.training.tasks.problem_streams import is_held_out as is_held_out  # the split is part of the task
-from modeling_dvpo.training.tasks.worked_text import ANSWER, careless_demonstrations, matching_share, stated_text
+from .imitation import build_tokenizer
+from .problem_streams import first_distinct, problem_stream
+from .problem_streams import is_held_out as is_held_out  # the split is part of the task
+from .worked_text import (
+    ANSWER,
+    careless_demonstrations,
+    matching_share,
+    stated_text,
+)
 
 CHARACTERS = "0123456789+-*=;"
 WORDS = (ANSWER,)

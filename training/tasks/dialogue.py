@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from modeling_dvpo.training.tasks.dialogue_goals import (
+from .dialogue_goals import (
     ASK,
     BOOK,
     CHARACTERS,
@@ -33,8 +33,13 @@ from modeling_dvpo.training.tasks.dialogue_goals import (
     other_value,
     prompt_rows,
 )
-from modeling_dvpo.training.tasks.dialogue_user import conversations, environment, read_booking, told
-from modeling_dvpo.training.tasks.imitation import Demonstration, build_tokenizer, conversation_demonstration
+from .dialogue_user import (
+    conversations,
+    environment,
+    read_booking,
+    told,
+)
+from .imitation import Demonstration, build_tokenizer, conversation_demonstration
 
 __all__ = [
     "CHARACTERS",

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
-from modeling_dvpo.training.tasks.problem_streams import first_distinct, problem_stream
+from .problem_streams import first_distinct, problem_stream
 
 VALUES = {
     "food": ("thai", "greek", "indian", "french", "korean", "vegan"),

@@ -4,7 +4,14 @@ The user answers truthfully what it is asked, once it may have misspoken in its 
 goal and on the conversation alone: asked again about the same conversation, it says the same.
 """
 
-from modeling_dvpo.training.tasks.dialogue_goals import ASK, BOOK, NO_WISH, SERVICES, VALUES, Goal
+from .dialogue_goals import (
+    ASK,
+    BOOK,
+    NO_WISH,
+    SERVICES,
+    VALUES,
+    Goal,
+)
 
 EXTRA_QUESTIONS = 1
 """A user puts up with one question per slot of its goal and this many more."""

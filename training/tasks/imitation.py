@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import trange
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from modeling_dvpo.assistant_turns import assistant_spans
+from modeling_dvpo.text.assistant_turns import assistant_spans
 
 Demonstration: TypeAlias = Sequence[tuple[str, bool]]
 """Segments `(text, is_action)`, in the order they stand. An action is a whole turn: the end token that finishes it is

@@ -3,7 +3,7 @@
 import evaluate
 
 from modeling_dvpo.metrics import baselines, formats, states
-from modeling_dvpo.scores import crps
+from modeling_dvpo.metrics.scores import crps
 
 DESCRIPTION = """
 How far predicted distributions are from the returns: ∫ (F(x) − 1{y ≤ x})² dx of the M quantiles as equally weighted

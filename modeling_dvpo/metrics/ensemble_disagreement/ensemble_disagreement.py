@@ -4,7 +4,7 @@ import evaluate
 import torch
 
 from modeling_dvpo.metrics import formats, states
-from modeling_dvpo.scores import auc, head_disagreement
+from modeling_dvpo.metrics.scores import auc, head_disagreement
 
 DESCRIPTION = """
 How far the heads' means lie apart in a state (standard deviation over heads, in the reward's units), and whether that

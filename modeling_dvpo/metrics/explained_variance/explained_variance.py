@@ -4,7 +4,7 @@ import evaluate
 import torch
 
 from modeling_dvpo.metrics import baselines, formats, states
-from modeling_dvpo.scores import explained_variance, explained_variance_by_position
+from modeling_dvpo.metrics.scores import explained_variance, explained_variance_by_position
 
 DESCRIPTION = """
 How much of the variation of returns a critic's mean explains: 1 − Var(return − value) / Var(return) over all states of

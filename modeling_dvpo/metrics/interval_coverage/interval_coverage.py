@@ -2,8 +2,8 @@
 
 import evaluate
 
-from modeling_dvpo.calibration import pit_bounds, share_inside, wilson_interval
 from modeling_dvpo.metrics import baselines, formats, states
+from modeling_dvpo.metrics.calibration import pit_bounds, share_inside, wilson_interval
 
 DESCRIPTION = """
 Which share of returns lies in the central interval that ought to hold 50, 80 or 90 % of them: calibrated is the mass

@@ -3,7 +3,7 @@
 import evaluate
 
 from modeling_dvpo.metrics import baselines, formats, states
-from modeling_dvpo.scores import pinball_loss
+from modeling_dvpo.metrics.scores import pinball_loss
 
 DESCRIPTION = """
 How far each predicted quantile is from its place: the mean over levels of ρ_τ(y − q), ρ_τ(u) = u (τ − 1{u < 0}), which

@@ -3,8 +3,14 @@
 import evaluate
 import torch
 
-from modeling_dvpo.calibration import distance_from_uniform, pit_bounds, pit_distribution, pit_shares, pit_slope
 from modeling_dvpo.metrics import baselines, formats, states
+from modeling_dvpo.metrics.calibration import (
+    distance_from_uniform,
+    pit_bounds,
+    pit_distribution,
+    pit_shares,
+    pit_slope,
+)
 
 DESCRIPTION = """
 Where in its predicted distribution each return falls: F(y), uniform on [0, 1] for a calibrated critic. High at both

@@ -3,7 +3,7 @@
 import evaluate
 
 from modeling_dvpo.metrics import formats, states
-from modeling_dvpo.scores import crossing_rate
+from modeling_dvpo.metrics.scores import crossing_rate
 
 DESCRIPTION = """
 Which share of adjacent predicted quantiles is out of order: 0 for a distribution, about a half for noise. Of each head

@@ -4,7 +4,7 @@ import evaluate
 import torch
 
 from modeling_dvpo.metrics import baselines, formats, states
-from modeling_dvpo.scores import value_auc
+from modeling_dvpo.metrics.scores import value_auc
 
 DESCRIPTION = """
 Does the value after 25, 50, 75 or 100 % of a response, before its end token, predict success? The probability that a

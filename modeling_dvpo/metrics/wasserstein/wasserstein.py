@@ -3,7 +3,7 @@
 import evaluate
 
 from modeling_dvpo.metrics import baselines, formats, states
-from modeling_dvpo.scores import wasserstein_1
+from modeling_dvpo.metrics.scores import wasserstein_1
 
 DESCRIPTION = """
 How far a predicted distribution is from the returns of K continuations of its state: ∫ |F⁻¹(u) − G⁻¹(u)| du, exact for

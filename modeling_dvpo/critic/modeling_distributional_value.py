@@ -1,0 +1,366 @@
+"""Distributional critics as native transformers classes: one `XForDistributionalValue` for every causal LM family X.
+
+A critic is the family's own backbone with N heads of M quantiles on every hidden state. `model_type`, tokenizer,
+parallel plans, checkpoint conversions and attention back ends are those of the family; weights keep the backbone's
+keys plus `quantile_heads.*`; the critic's settings are extra attributes of the family's config:
+
+    num_value_heads (N), num_quantiles (M), value_head_type, return_mean, return_scale, critic_loss
+
+This file and the files it imports are shipped into every critic repository as its remote code, so they import torch
+and transformers only.
+"""
+
+import functools
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .families import (
+    BACKBONE_ATTRIBUTES,
+    critic_config_class,
+    family_classes,
+    hidden_size,
+)
+from .loading import (
+    HEAD_SETTINGS,
+    check_head_settings,
+    check_loaded,
+    stored_head_settings,
+)
+from .losses import CriticLossConfig, dvpo_critic_loss
+from .quantile_heads import VALUE_HEAD_TYPES, LinearQuantileHeads
+from .quantiles import quantile_levels
+from .upload import upload_critic
+
+CLASS_SUFFIX = "ForDistributionalValue"
+IGNORED_LABEL = -100.0
+
+
+@dataclass
+class DistributionalValueOutput(ModelOutput):
+    """What a critic returns; T is the number of tokens asked for (`values_to_keep`).
+
+    Attributes:
+        loss: () float32, normalised units, when `labels` were given.
+        quantiles: (B, T, N, M) float32, in the reward's own units; `quantiles[b, t, i, j]` is head i's estimate of
+            the (j + 1/2) / M quantile of the return that follows the prefix x_0..x_t.
+        value: (B, T) float32, the expected return: mean over heads and quantiles.
+        past_key_values, hidden_states, attentions: the backbone's.
+    """
+
+    loss: torch.Tensor | None = None
+    quantiles: torch.Tensor | None = None
+    value: torch.Tensor | None = None
+    past_key_values: object | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class DistributionalValueMixin:
+    """Turns a family's `PreTrainedModel` class into its critic; see `distributional_value_class`."""
+
+    _auto_class = "AutoModel"
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: PreTrainedConfig, critic_settings: dict | None = None):
+        for name, default in HEAD_SETTINGS.items():
+            stored = getattr(config, name, None)
+            setattr(config, name, (critic_settings or {}).get(name, default if stored is None else stored))
+        check_head_settings(config)
+        config.return_mean = float(getattr(config, "return_mean", 0.0))
+        config.return_scale = float(getattr(config, "return_scale", 1.0))
+        config.critic_loss = getattr(config, "critic_loss", None)
+        super().__init__(config)
+        self.critic_loss_config = CriticLossConfig.from_dict(config.critic_loss or {})
+        setattr(self, self.base_model_prefix, self.backbone_class(config))
+        self.quantile_heads = VALUE_HEAD_TYPES[config.value_head_type](
+            hidden_size(config), config.num_value_heads, config.num_quantiles
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: object | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        values_to_keep: int | torch.LongTensor = 0,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs,
+    ) -> DistributionalValueOutput:
+        """Estimate the distribution of the return that follows every prefix.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as in the family's
+                causal LM; so are other keyword arguments, which go to the backbone.
+            labels: target returns in the reward's units and the model's frame (`labels[:, t]` is the return that
+                follows token t), (B, T) or (B, T, K) for K sampled returns a token. Exactly -100 is ignored; so is a
+                token of whose K returns one is -100.
+            values_to_keep: run the heads on the last n positions only (0: all), or on these position indices (1-D).
+                `quantiles` and `value` are then those positions', and so is the loss; `labels` cover all T tokens.
+            num_items_in_batch: divide the summed loss by this number instead of by the labels counted here, so that
+                accumulated micro-batches give the loss of the whole batch; counts label *entries* other than -100,
+                as `transformers.Trainer` does.
+
+        The loss is the critic loss of `config.critic_loss` (default: `CriticLossConfig()`) without its `shift` term,
+        whose gate depends on the whole batch, which one forward cannot see. Labels (B, T) with
+        `num_quantiles = 1` give mean squared error.
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
+        }
+        # some backbones lack some of these arguments: pass what was given
+        outputs = self.base_model(**{k: v for k, v in inputs.items() if v is not None}, **kwargs)
+
+        kept = slice(-values_to_keep, None) if isinstance(values_to_keep, int) else values_to_keep
+        normalized = self.quantile_heads(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            _check_labels(labels, outputs.last_hidden_state)
+            loss = self._loss(normalized, labels[:, kept], num_items_in_batch)
+        quantiles = normalized * self.config.return_scale + self.config.return_mean
+        return DistributionalValueOutput(
+            loss=loss,
+            quantiles=quantiles,
+            value=quantiles.mean(dim=(-2, -1)),
+            past_key_values=getattr(outputs, "past_key_values", None),
+            hidden_states=getattr(outputs, "hidden_states", None),
+            attentions=getattr(outputs, "attentions", None),
+        )
+
+    def _loss(self, normalized, labels, num_items):
+        labels = labels if labels.ndim == 3 else labels.unsqueeze(-1)
+        trained = (labels != IGNORED_LABEL).all(-1)
+        returns = self.normalize_returns(labels.float())
+        if num_items is not None:
+            num_items = num_items / labels.shape[-1]
+        loss, _ = dvpo_critic_loss(
+            normalized, returns, trained, self.critic_loss_config, num_items=num_items, shift_gate=False
+        )
+        return loss
+
+    def normalize_returns(self, returns: torch.Tensor) -> torch.Tensor:
+        """Returns or quantiles in the reward's units -> the heads' normalised units, (x - mean) / scale."""
+        return (returns - self.config.return_mean) / self.config.return_scale
+
+    @torch.no_grad()
+    def fit_return_scale(self, returns: torch.Tensor, *, fresh_heads: bool) -> None:
+        """Fix the normalised units from the training returns, before step 1 (METHOD §3).
+
+        Args:
+            returns: returns of the training set's action tokens, any shape, in the reward's units.
+            fresh_heads: True resets the heads so that every state starts at the quantiles of `returns`. False keeps
+                what the critic predicts, exactly, by rescaling the heads into the new units (as Pop-Art does, van
+                Hasselt et al. 2016); monotone heads, whose gaps are not closed under scaling, keep their old units.
+
+        Raises:
+            ValueError: no returns, or not all finite.
+        """
+        returns = returns.detach().flatten().to("cpu", torch.float64)
+        if returns.numel() == 0 or not returns.isfinite().all():
+            raise ValueError(f"Training returns must be finite and at least one; got {returns.numel()} of them.")
+        mean, scale = returns.mean().item(), returns.std(correction=0).item()
+        if returns.min() == returns.max():  # where the deviation is a rounding error
+            mean, scale = returns[0].item(), 1.0
+        config, heads = self.config, self.quantile_heads
+        if fresh_heads:
+            levels = quantile_levels(config.num_quantiles, dtype=torch.float64)
+            ordered = returns.sort().values
+            # midpoint quantiles of an equal-weight sample: atom floor(n * level)
+            quantiles = ordered[(levels * len(ordered)).long().clamp(max=len(ordered) - 1)]
+            if config.num_quantiles == 1:
+                quantiles = returns.mean().reshape(1)
+            for parameter in heads.parameters():
+                parameter._is_hf_initialized = False
+            heads.reset((quantiles - mean) / scale)
+        elif type(heads) is LinearQuantileHeads:
+            heads.weight.mul_(config.return_scale / scale)
+            heads.bias.mul_(config.return_scale / scale).add_((config.return_mean - mean) / scale)
+        else:
+            return
+        config.return_mean, config.return_scale = mean, scale
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, LinearQuantileHeads):
+            # Standard normal quantiles: the least that normalised units say about unseen returns.
+            levels = quantile_levels(module.num_quantiles, dtype=torch.float64)
+            module.reset(torch.special.ndtri(levels))
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self):
+        return self.base_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.base_model.set_input_embeddings(value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, critic_settings=None, **kwargs):
+        """Load a critic, or put fresh heads on the backbone of any checkpoint of the family.
+
+        Takes the arguments of `PreTrainedModel.from_pretrained`, and `num_value_heads`, `num_quantiles`,
+        `value_head_type` for fresh heads. Nothing but the heads of a checkpoint that is no critic may be missing.
+
+        Raises:
+            ValueError: weights are missing or of another shape, or a critic is asked for other heads than it has.
+        """
+        settings = dict(critic_settings or {})
+        settings.update({name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs})
+        stored = stored_head_settings(pretrained_model_name_or_path, kwargs)
+        for name in settings:
+            if stored and settings[name] != stored.get(name, HEAD_SETTINGS[name]):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is a critic with {name}={stored.get(name)}, but {name}="
+                    f"{settings[name]} was asked for. Its heads cannot change shape: leave {name} out, or start from "
+                    "a checkpoint without heads."
+                )
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["ignore_mismatched_sizes"] = True  # reported below, with the names and shapes
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            critic_settings=settings,
+            output_loading_info=True,
+            **kwargs,
+        )
+        check_loaded(cls, pretrained_model_name_or_path, info, is_critic=bool(stored))
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """Write config, safetensors weights and this code, so that the directory loads with or without our package.
+
+        Takes the arguments of `PreTrainedModel.save_pretrained`. After `fully_shard` every rank must call it; the
+        weights are gathered and rank 0 writes. With a LoRA adapter loaded, writes the adapter and the heads that were
+        trained with it, and the critic's config beside them.
+        """
+        adapter = getattr(self, "_hf_peft_config_loaded", False)
+        if adapter and kwargs.get("push_to_hub"):
+            raise ValueError("To push an adapter with its critic's config, call push_to_hub(repo_id) on the critic.")
+        sharded = self._is_sharded()
+        if sharded and kwargs.get("state_dict") is None:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            kwargs["state_dict"] = get_model_state_dict(self, options=options)
+        if not sharded or dist.get_rank() == 0:
+            # what a base repository named here is not in the critic's repository
+            self.config.auto_map = None
+            with _own_class_name(self):
+                super().save_pretrained(save_directory, **kwargs)
+                if adapter:
+                    self.config.save_pretrained(save_directory)
+        if sharded:
+            dist.barrier()
+
+    def push_to_hub(self, *args, **kwargs):
+        """Upload what `save_pretrained` writes; takes the arguments of `PreTrainedModel.push_to_hub`.
+
+        Weights of an earlier version that would be loaded in place of these are deleted in the same commit.
+        After `fully_shard` every rank must call it; rank 0 uploads, the others return None.
+        """
+        if self._is_sharded() and dist.get_rank() != 0:
+            self.save_pretrained(os.curdir)  # their part in gathering the weights; writes nothing
+            return None
+        return super().push_to_hub(*args, **kwargs)
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
+        return upload_critic(working_dir, repo_id, **kwargs)
+
+    def _is_sharded(self) -> bool:
+        return any(isinstance(parameter, DTensor) for parameter in self.parameters())
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # The backbone is the family's own code: its checkpoint conversions must apply.
+        return False
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks at the source of the class's module, which here is this file
+        return cls.backbone_class._can_set_attn_implementation()
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return cls.backbone_class._can_set_experts_implementation()
+
+
+def _check_labels(labels: torch.Tensor, hidden_states: torch.Tensor) -> None:
+    if labels.shape[:2] != hidden_states.shape[:2] or labels.ndim not in (2, 3):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}; they must be (batch, tokens) or (batch, tokens, samples) for "
+            f"the {tuple(hidden_states.shape[:2])} tokens given."
+        )
+
+
+@contextmanager
+def _own_class_name(model):
+    """FSDP2 swaps a model's class for one of torch's; saving must name and ship ours."""
+    cls = type(model)
+    own = next(c for c in cls.__mro__ if c.__module__ == __name__ and c.__name__.endswith(CLASS_SUFFIX))
+    names = cls.__name__, cls.__module__
+    cls.__name__, cls.__module__ = own.__name__, own.__module__
+    try:
+        yield
+    finally:
+        cls.__name__, cls.__module__ = names
+
+
+@functools.cache
+def distributional_value_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    """Make `XForDistributionalValue` for the family of `XConfig`; the same class every time.
+
+    Named after the config class, as several configs share one causal LM class.
+
+    Raises:
+        ValueError: as `critic_config_class`.
+    """
+    config_class = critic_config_class(config_class)
+    backbone_class, causal_class = family_classes(config_class)
+    family = next(c for c in causal_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
+    attributes = {
+        "__module__": __name__,
+        "__doc__": f"Distributional critic on {backbone_class.__name__}; see `DistributionalValueMixin`.",
+        "config_class": config_class,
+        "base_model_prefix": BACKBONE_ATTRIBUTES.get(config_class.model_type, causal_class.base_model_prefix),
+        "backbone_class": backbone_class,
+        # strict: when loading in half precision; the other: what quantisers ask for
+        "_keep_in_fp32_modules_strict": {"quantile_heads", *(family._keep_in_fp32_modules_strict or ())},
+        "_keep_in_fp32_modules": {"quantile_heads", *(family._keep_in_fp32_modules or ())},
+        # heads of other tasks, left behind on purpose
+        "_keys_to_ignore_on_load_unexpected": [
+            *(family._keys_to_ignore_on_load_unexpected or ()),
+            *(rf"^{head}\." for head in ("lm_head", "score", "classifier", "embed_out", "output")),
+        ],
+    }
+    name = config_class.__name__.removesuffix("Config") + CLASS_SUFFIX
+    return type(name, (DistributionalValueMixin, family), attributes)
+
+
+def __getattr__(name: str):
+    """`XForDistributionalValue` by name: what remote code loading, pickling and copying look up."""
+    if name.endswith(CLASS_SUFFIX):
+        config_name = name.removesuffix(CLASS_SUFFIX) + "Config"
+        for model_type, known in CONFIG_MAPPING_NAMES.items():
+            if known == config_name:
+                return distributional_value_class(CONFIG_MAPPING[model_type])
+        for config_class in CONFIG_MAPPING._extra_content.values():
+            if config_class.__name__ == config_name:
+                return distributional_value_class(config_class)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

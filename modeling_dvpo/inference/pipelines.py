@@ -1,0 +1,179 @@
+"""`transformers.pipeline("distributional-value", model=...)`: what a critic expects along texts and chats.
+
+reader = pipeline("distributional-value", model="outputs/demo/exact/composite/last")
+reader({"prompt": "8+4-9=", "completion": "8+4=12;12-9=3;answer 3"})["value"]
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from ..auto import AutoModelForDistributionalValue
+from ..critic.quantiles import value_at_risk
+from ..metrics.scores import head_disagreement
+from ..text.completion_tokens import CompletionTokenizer, Tokens
+from .risk_measures import RiskMeasure, parse_risk_measure
+from .sampling import prompt_tokens
+from .scoring import ScoredCompletion, score_tokens
+
+TASK = "distributional-value"
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class DistributionalValuePipeline(Pipeline):
+    """Reads prompts with completions and gives value, quantiles and risk in every state along them.
+
+    An input is one of these, or a list, a generator or a data set of them:
+
+    - `{"prompt": ..., "completion": ...}`: text with text; or a chat's messages with the messages, or the text, of
+      what the assistant went on to say. Further keys: "tools" for the chat template, and "truncated", true where the
+      completion was cut off and has no end token.
+    - `{"prompt": ...}`, or a text alone: a prompt without a completion, which has one state.
+    - a list of messages: a chat, read in each of the assistant's turns; without any, a prompt.
+
+    Args (of the pipeline, or of a call):
+        risk: what to say of each state besides its value: names of `modeling_dvpo.inference.risk_measures` ("cvar",
+            "cvar=0.25", "upper_tail", ...), "spread" (the standard deviation of the distribution, heads averaged) and
+            "disagreement" (that of the heads' means).
+        levels: of the quantiles to give, in (0, 1].
+        append_eos: end text completions that are not truncated with the end token.
+        return_tensors: tensors instead of lists, and all of the critic's quantiles instead of those at `levels`.
+        batch_size: inputs read together; 1 by default.
+
+    Returns:
+        a dict for each input, whose completion has T tokens (0 for a prompt alone):
+
+        - tokens: T strings, those of the assistant's turns only.
+        - value: (T + 1,) expected return; [t] before token t, [T] after the last one.
+        - quantiles: (T + 1, levels), of the distribution averaged over heads; with return_tensors (T + 1, N, M).
+        - levels: of these; not with return_tensors.
+        - risk: each name's (T + 1,) numbers.
+        - last_state: the place in the lists to read one number for the whole completion at: the state before the end
+          token, which is T - 1, or T where there is none.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+    _pipeline_calls_generate = False
+
+    def __init__(self, model, tokenizer=None, **kwargs):
+        if tokenizer is None:
+            raise ValueError(f"A {TASK} pipeline needs the critic's tokenizer: give tokenizer.")
+        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+            # transformers asks for one before it batches; `score_tokens`, which pads, needs none
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.pad_token = tokenizer.eos_token
+        super().__init__(model=model, tokenizer=tokenizer, **kwargs)
+
+    def _sanitize_parameters(
+        self, risk=None, levels=None, append_eos=None, return_tensors=None, **unknown
+    ) -> tuple[dict, dict, dict]:
+        if unknown:
+            raise ValueError(
+                f"{TASK} pipelines have no setting {sorted(unknown)[0]!r}; there are risk, levels, append_eos, "
+                "return_tensors and batch_size."
+            )
+        before = {} if append_eos is None else {"append_eos": append_eos}
+        after = {"risk": risk, "levels": levels, "return_tensors": return_tensors}
+        after = {name: value for name, value in after.items() if value is not None}
+        if risk is not None:
+            after["risk"] = [risk] if isinstance(risk, str) else list(risk)
+            for name in after["risk"]:
+                _measure(name)  # says what is wrong with it, before anything is read
+        return before, {}, after
+
+    def preprocess(self, inputs, append_eos: bool = True) -> dict:
+        prompt, completion, options = _parts(inputs)
+        if completion is None:
+            ids = prompt_tokens(self.tokenizer, prompt, options.get("tools"))
+            return {"row": Tokens(ids, [False] * len(ids))}
+        return {"row": CompletionTokenizer(self.tokenizer, append_eos=append_eos)(prompt, completion, **options)}
+
+    def _forward(self, model_inputs: dict) -> dict:
+        rows = model_inputs["row"]
+        one = isinstance(rows, Tokens)
+        scored = score_tokens(self.model, [rows] if one else rows, eos_token_id=self.tokenizer.eos_token_id)
+        return {"scored": scored[0] if one else scored}
+
+    def postprocess(
+        self,
+        model_outputs: dict,
+        risk: Sequence[str] = ("cvar", "spread"),
+        levels: Sequence[float] = LEVELS,
+        return_tensors: bool = False,
+    ) -> dict:
+        scored: ScoredCompletion = model_outputs["scored"]
+        ids = [scored.input_ids[place] for place in scored.action_positions]
+        ensemble = scored.quantiles.mean(-2)
+        told = {
+            "tokens": [self.tokenizer.decode([token]) for token in ids],
+            "value": scored.value,
+            "quantiles": scored.quantiles if return_tensors else _at(ensemble, levels),
+            "risk": {name: _measure(name)(scored.quantiles).float() for name in risk},
+            "last_state": len(ids) - 1 if scored.ended else len(ids),
+        }
+        if return_tensors:
+            return told
+        risks = {name: numbers.tolist() for name, numbers in told["risk"].items()}
+        numbers = {"value": told["value"].tolist(), "quantiles": told["quantiles"].tolist(), "risk": risks}
+        return {**told, **numbers, "levels": list(levels)}
+
+
+def _parts(inputs) -> tuple:
+    """Prompt, completion (or None) and the tokenizer's options, of what a caller gives."""
+    if isinstance(inputs, str):
+        return inputs, None, {}
+    messages = getattr(inputs, "messages", inputs)  # transformers wraps lists of messages
+    if isinstance(messages, list | tuple):
+        messages = list(messages)
+        roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+        first = roles.index("assistant") if "assistant" in roles else len(messages)
+        return messages[:first], messages[first:] or None, {}
+    if not isinstance(inputs, dict) or "prompt" not in inputs:
+        raise ValueError(
+            f"{inputs!r:.80} cannot be read: give a text, a chat's messages, or a dict with a prompt and, if it has "
+            "one, its completion."
+        )
+    unknown = inputs.keys() - {"prompt", "completion", "tools", "truncated"}
+    if unknown:
+        raise ValueError(
+            f"An input has the key {sorted(unknown)[0]!r}; there are prompt, completion, tools and truncated."
+        )
+    options = {name: inputs[name] for name in ("tools", "truncated") if inputs.get(name) is not None}
+    return inputs["prompt"], inputs.get("completion"), options
+
+
+def _at(ensemble: Tensor, levels: Sequence[float]) -> Tensor:
+    """(T + 1, levels) of (T + 1, M)."""
+    return torch.stack([value_at_risk(ensemble, level) for level in levels], -1)
+
+
+def _measure(name: str) -> RiskMeasure:
+    """Of quantiles (T + 1, N, M)."""
+    if name == "spread":
+        return lambda quantiles: quantiles.mean(-2).std(-1, correction=0)
+    if name == "disagreement":
+        return head_disagreement
+    measure = parse_risk_measure(name)
+    return lambda quantiles: measure(quantiles.mean(-2))
+
+
+def register() -> None:
+    """Make the task known to `transformers.pipeline`; importing `modeling_dvpo` does."""
+    if TASK in PIPELINE_REGISTRY.get_supported_tasks():
+        return
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, DistributionalValuePipeline, pt_model=AutoModelForDistributionalValue, type="text"
+    )
+    # transformers would copy this file into what `save_pretrained` of a pipeline writes, and name it in the critic's
+    # config: the directory would then be refused without `trust_remote_code`. The task is known where this package is.
+    del DistributionalValuePipeline._registered_impl

@@ -1,0 +1,205 @@
+"""What a critic says of whole completions: the distribution of the return in every state along them.
+
+A completion of T action tokens passes T + 1 states: the one before each of its tokens, and the one after the last.
+Whoever wants one number for a completion reads `last_state`: the output *at* an end token is trained only where a
+return is bootstrapped from it, so it is the state before the end token that knows the whole answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..text.assistant_turns import Messages
+from ..text.completion_tokens import CompletionTokenizer, Tokens
+from ..text.problems import RowProblem
+from .prefix_reader import PrefixReader, evaluating
+
+
+@dataclass(frozen=True)
+class ScoredCompletion:
+    """A completion's tokens and what the critic expects along it; N heads, M quantiles, T action tokens.
+
+    Attributes:
+        input_ids: prompt and completion, as the critic read them.
+        action_positions: (T,) where in `input_ids` the action tokens are; a chat's other turns lie between.
+        quantiles: (T + 1, N, M) float32 on the CPU, in the reward's units: [t] is the state before action token t,
+            [T] the state after the last one.
+        ended: the last action token is an end token.
+    """
+
+    input_ids: list[int]
+    action_positions: list[int]
+    quantiles: Tensor = field(repr=False)
+    ended: bool
+
+    @property
+    def value(self) -> Tensor:
+        """(T + 1,) the expected return in every state: mean over heads and quantiles."""
+        return self.quantiles.mean((-2, -1))
+
+    @property
+    def last_state(self) -> Tensor:
+        """(N, M) quantiles of the state before the end token, or of the one after the last token of an unended one."""
+        return self.quantiles[-2 if self.ended else -1]
+
+
+def score_completions(
+    critic,
+    tokenizer,
+    prompts: Sequence[str | Messages],
+    completions: Sequence[str | Messages],
+    *,
+    truncated: bool | Sequence[bool] = False,
+    append_eos: bool = True,
+    tools: list | None = None,
+    max_tokens: int = 16384,
+    use_cache: bool | None = False,
+) -> list[ScoredCompletion]:
+    """Read each completion after its prompt, several at a time.
+
+    Args:
+        critic: of `AutoModelForDistributionalValue`, on any device and of any dtype; evaluated without dropout.
+        tokenizer: the critic's.
+        prompts, completions: texts; or chats, whose completions are messages or the text of one assistant turn.
+        truncated: of all completions or of each: it was cut off, so it has no end token.
+        append_eos: end text completions that are not truncated with the end token, where they have none.
+        tools: for the chat template.
+        max_tokens: of a padded batch; a completion longer than that is read alone.
+        use_cache: True reads a prompt that several completions share once, and goes on from its KV cache: the same
+            numbers up to rounding, for less work where prompts are long. None does so where the critic's family allows
+            it. False, the default, reads every row whole.
+
+    Returns:
+        One for each completion, in their order.
+
+    Raises:
+        ValueError: unequal numbers, a completion without tokens, or one the critic cannot read whole. `DataError`
+            where the tokenizer lacks something.
+    """
+    flags = [truncated] * len(completions) if isinstance(truncated, bool) else list(truncated)
+    if not len(prompts) == len(completions) == len(flags):
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(completions)} completions and {len(flags)} values of truncated: give as "
+            "many of each."
+        )
+    tokenize = CompletionTokenizer(tokenizer, append_eos=append_eos)
+    rows = []
+    for place, (prompt, completion, cut) in enumerate(zip(prompts, completions, flags, strict=True)):
+        try:
+            rows.append(tokenize(prompt, completion, tools=tools, truncated=cut))
+        except RowProblem as problem:
+            raise ValueError(f"Completion {place}: {problem}") from problem
+    return score_tokens(critic, rows, eos_token_id=tokenizer.eos_token_id, max_tokens=max_tokens, use_cache=use_cache)
+
+
+def score_tokens(
+    critic,
+    rows: Sequence[Tokens],
+    *,
+    eos_token_id: int | None,
+    max_tokens: int = 16384,
+    use_cache: bool | None = False,
+) -> list[ScoredCompletion]:
+    """`score_completions` of what is tokenised already.
+
+    A row without actions is a prompt alone: its one state is the one after its last token.
+    """
+    require_readable(critic, rows)
+    states: dict[int, Tensor] = {}
+    with evaluating(critic):
+        shared = _shared_prompts(rows) if use_cache is not False else []
+        for prompt, members in shared:
+            states.update(_after_prompt(critic, rows, prompt, members, max_tokens, use_cache))
+        alone = [i for i in range(len(rows)) if i not in states]
+        for places in _batches([len(rows[i].input_ids) for i in alone], max_tokens):
+            batch = [alone[place] for place in places]
+            quantiles = _quantiles(critic, [rows[i].input_ids for i in batch])
+            for i, outputs in zip(batch, quantiles, strict=True):
+                states[i] = _states(rows[i], outputs, first=0)
+    return [_scored(row, states[i], eos_token_id) for i, row in enumerate(rows)]
+
+
+def _scored(row: Tokens, quantiles: Tensor, eos_token_id: int | None) -> ScoredCompletion:
+    actions = _action_positions(row)
+    ended = bool(actions) and eos_token_id is not None and row.input_ids[-1] == eos_token_id
+    return ScoredCompletion(list(row.input_ids), actions, quantiles, ended)
+
+
+def _action_positions(row: Tokens) -> list[int]:
+    return [place for place, action in enumerate(row.actions) if action]
+
+
+def _states(row: Tokens, outputs: Tensor, first: int) -> Tensor:
+    """(T + 1, N, M) on the CPU of outputs that begin at position `first`."""
+    # Output p has seen token p: the state before an action is the output one token earlier.
+    places = [*(place - 1 for place in _action_positions(row)), len(row.input_ids) - 1]
+    return outputs[torch.tensor(places, device=outputs.device) - first].float().cpu()
+
+
+def require_readable(critic, rows: Sequence[Tokens]) -> None:
+    """Raise ValueError where a row is longer than the critic's positions, or has tokens it does not know."""
+    config = critic.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None)
+    for place, row in enumerate(rows):
+        if most and len(row.input_ids) > most:
+            raise ValueError(
+                f"Completion {place} has {len(row.input_ids)} tokens with its prompt, and the critic reads {most} at "
+                "most; nothing is cut off silently: shorten it, or use a critic with a longer context."
+            )
+        if max(row.input_ids) >= config.vocab_size:
+            raise ValueError(
+                f"Completion {place} has token id {max(row.input_ids)}, and the critic's vocabulary ends at "
+                f"{config.vocab_size - 1}: use the critic's own tokenizer."
+            )
+
+
+def _batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
+    """Rows of like length together, so that little is padded; at most `max_tokens` a batch with its padding."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not batches or lengths[i] * (len(batches[-1]) + 1) > max_tokens:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def _quantiles(critic, rows: list[list[int]]) -> Tensor:
+    """(B, T, N, M) of rows padded on the right, where causal attention does not see it."""
+    ids, mask = _padded(rows, critic.device)
+    return critic(input_ids=ids, attention_mask=mask, use_cache=False).quantiles
+
+
+def _padded(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, (B, T) each."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
+    return ids, mask
+
+
+def _shared_prompts(rows: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:
+    """Prompts that several rows begin with, and which rows do."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        if any(row.actions):
+            groups.setdefault(tuple(row.input_ids[: row.actions.index(True)]), []).append(i)
+    return [(list(prompt), members) for prompt, members in groups.items() if len(members) > 1]
+
+
+def _after_prompt(critic, rows, prompt: list[int], members: list[int], max_tokens: int, use_cache: bool | None):
+    """(row, its states) of rows that share a prompt, which is read once."""
+    reader = PrefixReader(critic, use_cache=use_cache)
+    before = reader.read(torch.tensor([prompt]))[0, -1:] if reader.use_cache else None
+    if not reader.use_cache:
+        return  # to read the rows with their prompt is no more work, then
+    lengths = [len(rows[i].input_ids) for i in members]
+    for places in _batches(lengths, max_tokens):
+        batch = [members[place] for place in places]
+        ids, mask = _padded([rows[i].input_ids[len(prompt) :] for i in batch], critic.device)
+        after = reader.branch(torch.zeros(len(batch), dtype=torch.long)).read(ids, mask)
+        for i, outputs in zip(batch, after, strict=True):
+            yield i, _states(rows[i], torch.cat([before, outputs]), first=len(prompt) - 1)

@@ -1,0 +1,157 @@
+"""From a prompt and a completion to tokens, and which of them are the policy's actions.
+
+Prompt and completion of a text are tokenised apart, because the policy that sampled the completion had the prompt's
+tokens fixed. A chat is rendered once and cut at the assistant's turns, and the pieces are tokenised apart for the same
+reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .assistant_turns import Messages, Spans, assistant_spans
+from .problems import RowProblem, require_chat_template, require_end_token
+
+
+@dataclass
+class Tokens:
+    """Tokens of a row; `starts[i]` is where action token i (counted over actions) begins in the completion's text."""
+
+    input_ids: list[int]
+    actions: list[bool]
+    text: str | None = None
+    starts: list[int] | None = None
+    end_appended: bool = False
+
+
+class CompletionTokenizer:
+    """Tokenises prompts with their completions.
+
+    Args:
+        tokenizer: a transformers tokenizer; `starts` need a fast one, which knows character offsets.
+        append_eos: end a text completion with the end token, unless it has one or is truncated.
+    """
+
+    def __init__(self, tokenizer, *, append_eos: bool = True):
+        self.tokenizer, self.append_eos = tokenizer, append_eos
+
+    def __call__(
+        self,
+        prompt: str | Messages,
+        completion: str | Messages,
+        *,
+        tools: list | None = None,
+        truncated: bool = False,
+    ) -> Tokens:
+        """Tokens of a text prompt with a text completion, or of a chat with what the assistant (and others) went on to
+        say: messages, or the text of one assistant turn.
+
+        Args:
+            tools: for the chat template.
+            truncated: the completion was cut off, so it has no end token.
+
+        Raises:
+            RowProblem: no such pair, or nothing to read the first action's value at.
+            DataError: the tokenizer lacks a chat template or an end token.
+        """
+        if isinstance(prompt, str):
+            tokens = self._text(prompt, completion, truncated)
+        else:
+            tokens = self._chat(prompt, completion, tools, truncated)
+        if tokens.actions[0]:
+            raise RowProblem("nothing before the first action", "an empty prompt")
+        return tokens
+
+    def _text(self, prompt: str, completion: Any, truncated: bool) -> Tokens:
+        if completion is None or completion == "":
+            raise RowProblem("empty completion", repr(completion))
+        if not isinstance(completion, str):
+            raise RowProblem("not text", f"a text prompt with a {type(completion).__name__} as completion")
+        if self.append_eos:
+            require_end_token(self.tokenizer)
+        before = prompt_ids(self.tokenizer, prompt)
+        ids, starts = self._encode(completion)
+        if not ids:
+            raise RowProblem("empty completion", f"{completion!r:.60} has no tokens")
+        append = self.append_eos and not truncated and ids[-1] != self.tokenizer.eos_token_id
+        if append:
+            ids = [*ids, self.tokenizer.eos_token_id]
+        actions = [False] * len(before) + [True] * len(ids)
+        return Tokens(before + ids, actions, completion, starts, append)
+
+    def _encode(self, text: str) -> tuple[list[int], list[int] | None]:
+        if not self.tokenizer.is_fast:
+            return self.tokenizer(text, add_special_tokens=False).input_ids, None
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoded.input_ids, [start for start, _ in encoded.offset_mapping]
+
+    def _chat(self, prompt: Any, completion: Any, tools: list | None, truncated: bool) -> Tokens:
+        require_chat_template(self.tokenizer)
+        if isinstance(completion, str):
+            completion = [{"role": "assistant", "content": completion}] if completion else []
+        prompt, completion = plain_messages(prompt), plain_messages(completion)
+        turns = [message for message in completion if message["role"] == "assistant"]
+        if completion and not turns:
+            raise RowProblem("no assistant turn", f"roles {', '.join(m['role'] for m in completion)}")
+        if not any(message.get("content") or message.get("tool_calls") for message in turns):
+            raise RowProblem("empty completion", "no assistant turn with content")
+        conversation = prompt + completion
+        tokens = self._cut(
+            *assistant_spans(self.tokenizer, conversation, len(prompt), tools=tools, truncated=truncated)
+        )
+        if not tokens.actions or not tokens.actions[-1]:
+            raise RowProblem("empty completion", "the chat template writes nothing for the last assistant turn")
+        if tokens.starts is not None:
+            self._into_content(tokens, turns)
+        return tokens
+
+    def _cut(self, text: str, spans: Spans) -> Tokens:
+        """Tokens of the text up to the end of its last turn, each piece tokenised apart.
+
+        What a template writes after the last turn ("\\n", say) is neither state nor action.
+        """
+        ids: list[int] = []
+        actions: list[bool] = []
+        starts: list[int] | None = []
+        position = 0
+        for start, end in spans:
+            between, _ = self._encode(text[position:start])
+            turn, offsets = self._encode(text[start:end])
+            ids += between + turn
+            actions += [False] * len(between) + [True] * len(turn)
+            starts = None if offsets is None or starts is None else starts + [start + offset for offset in offsets]
+            position = end
+        return Tokens(ids, actions, text, starts)
+
+    @staticmethod
+    def _into_content(tokens: Tokens, turns: Messages) -> None:
+        """Count starts from the content of the only assistant turn; with several, step ends have no meaning."""
+        content = turns[0].get("content")
+        place = tokens.text.rfind(content) if len(turns) == 1 and isinstance(content, str) else -1
+        if place < 0:
+            tokens.text = tokens.starts = None
+        else:
+            tokens.text, tokens.starts = content, [start - place for start in tokens.starts]
+
+
+def prompt_ids(tokenizer, text: str) -> list[int]:
+    """Tokens of a text prompt with what this tokenizer puts in front, and without an end token it may put behind."""
+    plain = tokenizer(text, add_special_tokens=False).input_ids
+    bos = tokenizer.bos_token_id
+    if bos is None or plain[:1] == [bos]:
+        return plain
+    by_habit = tokenizer(text).input_ids[:1] == [bos]
+    return [bos, *plain] if by_habit or not plain else plain
+
+
+def plain_messages(messages: Any) -> Messages:
+    """The messages without the empty keys that Arrow adds; raises `RowProblem` where they are no messages."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) and m.get("role") for m in messages):
+        raise RowProblem("not text", f"{messages!r:.60} is not a list of messages")
+    return [plain_message(message) for message in messages]
+
+
+def plain_message(message: dict[str, Any]) -> dict[str, Any]:
+    # Arrow gives every message the keys of all of them; templates test for keys, so those without a value must go.
+    return {key: value for key, value in message.items() if value is not None}

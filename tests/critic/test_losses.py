@@ -1,0 +1,285 @@
+import json
+import math
+
+import pytest
+import reference
+import torch
+from scipy import stats
+
+from modeling_dvpo.critic.losses import TERMS, CriticLossConfig, dvpo_critic_loss
+from modeling_dvpo.critic.quantiles import cvar, quantile_levels
+
+# Every term weighs enough to be seen in the loss's gradient.
+LOUD = {"cvar": 0.7, "gain": 0.3, "shift": 0.9, "shape": 0.6, "curvature": 1e-3, "consistency": 0.4, "kappa": 0.3}
+
+
+def batch(num_heads=3, num_quantiles=30, num_targets=30, dtype=torch.float32, seed=0, num_rows=2, num_tokens=7):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
+    quantiles = draw(num_rows, num_tokens, num_heads, num_quantiles)
+    returns = 0.7 * draw(num_rows, num_tokens, num_targets) + 0.3
+    mask = torch.rand(num_rows, num_tokens, generator=generator) < 0.6
+    return quantiles.requires_grad_(), returns, mask
+
+
+def gradient_of(loss, quantiles):
+    (gradient,) = torch.autograd.grad(loss, quantiles)
+    return gradient
+
+
+@pytest.mark.parametrize("form", ["calibrated", "paper"])
+@pytest.mark.parametrize(
+    ("num_heads", "num_quantiles", "num_targets"),
+    [(3, 30, 30), (2, 30, 7), (3, 8, 1), (1, 30, 40), (3, 1, 4), (2, 1, 1)],
+)
+def test_every_term_and_its_gradient_match_the_slow_definition(form, num_heads, num_quantiles, num_targets):
+    quantiles, returns, mask = batch(num_heads, num_quantiles, num_targets)
+    config = CriticLossConfig(form=form, **LOUD)
+    loss, terms = dvpo_critic_loss(quantiles, returns, mask, config)
+    slow_quantiles = quantiles.detach().double().requires_grad_()
+    slow = reference.critic_terms(slow_quantiles, returns, mask, config)
+    assert tuple(terms) == TERMS == tuple(slow)
+    for name in TERMS:
+        torch.testing.assert_close(
+            terms[name].double(), slow[name].detach(), rtol=2e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}"
+        )
+        alone = {term: float(term == name) for term in TERMS}
+        alone = CriticLossConfig(form=form, kappa=0.3, **alone)
+        gradient = gradient_of(dvpo_critic_loss(quantiles, returns, mask, alone)[0], quantiles)
+        expected = gradient_of(reference.critic_terms(slow_quantiles, returns, mask, alone)[name], slow_quantiles)
+        scale = max(expected.abs().max().item(), 1e-6)
+        torch.testing.assert_close(
+            gradient.double(), expected, rtol=1e-4, atol=1e-5 * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    expected_loss = sum(getattr(config, name) * slow[name] for name in TERMS)
+    torch.testing.assert_close(loss.detach().double(), expected_loss.detach(), rtol=2e-5, atol=1e-7)
+
+
+def test_the_slow_comparison_sees_every_term():
+    """A guard for the test above: on its data each term of either form is alive, and has a gradient."""
+    for form in ("calibrated", "paper"):
+        quantiles, returns, mask = batch()
+        for name in TERMS:
+            config = CriticLossConfig(form=form, **{term: float(term == name) for term in TERMS})
+            loss, terms = dvpo_critic_loss(quantiles, returns, mask, config)
+            assert terms[name] > 1e-4, (form, name)
+            assert gradient_of(loss, quantiles).abs().sum() > 1e-4, (form, name)
+
+
+def test_two_states_worked_by_hand():
+    """One head, atoms [0, 2], one return of 1, then of 3; alpha = beta = 1/2, kappa = 1.
+
+    quantile: state 1: 1/4·1/2, 1/4·1/2 -> mean 1/8;  state 2: 1/4·(3 - 1/2), 3/4·1/2 -> mean (5/8 + 3/8)/2 = 1/2.
+    cvar: CVaR = 0, v = 0, v - (v - y)+/α = 0 for both -> 0 (calibrated); paper: (0 - 1)² and (0 - 3)².
+    gain: UTM = 2, v = VaR_½ = 0: 0 + y/½ = 2 and 6 -> 0 and 16; paper: (2 - 1)² and (2 - 3)².
+    shift: mean(y) - mean(q) = 0 and 2. consistency: one head, 0.
+    """
+    quantiles = torch.tensor([0.0, 2.0]).expand(1, 2, 1, 2)
+    returns, mask = torch.tensor([[[1.0], [3.0]]]), torch.ones(1, 2, dtype=torch.bool)
+    settings = {"alpha": 0.5, "beta": 0.5, "kappa": 1.0, "cvar": 1.0, "gain": 1.0, "shift": 1.0}
+    _, terms = dvpo_critic_loss(quantiles, returns, mask, CriticLossConfig(**settings))
+    expected = {"quantile": 5 / 16, "cvar": 0.0, "gain": 8.0, "shift": 1.0, "shape": 0.0, "curvature": 0.0}
+    assert {name: terms[name].item() for name in expected} == pytest.approx(expected)
+    _, terms = dvpo_critic_loss(quantiles, returns, mask, CriticLossConfig(form="paper", **settings))
+    expected = {"quantile": 5 / 16, "cvar": 5.0, "gain": 1.0, "shift": 1.0, "consistency": 0.0}
+    assert {name: terms[name].item() for name in expected} == pytest.approx(expected)
+
+
+def test_calibrated_shift_acts_on_the_batch_not_on_the_state():
+    """One state over-, one underestimated by the same amount: no systematic underestimation, no pull."""
+    quantiles = torch.zeros(1, 2, 1, 4, requires_grad=True)
+    returns, mask = torch.tensor([[[1.0], [-1.0]]]), torch.ones(1, 2, dtype=torch.bool)
+    only_shift = {name: float(name == "shift") for name in TERMS}
+    assert dvpo_critic_loss(quantiles, returns, mask, CriticLossConfig(**only_shift))[0] == 0
+    assert dvpo_critic_loss(quantiles, returns, mask, CriticLossConfig(form="paper", **only_shift))[0] == 0.5
+
+
+@pytest.mark.parametrize("form", ["calibrated", "paper"])
+@pytest.mark.parametrize("num_targets", [1, 30])
+def test_micro_batches_add_up_to_the_batch(form, num_targets):
+    quantiles, returns, mask = batch(num_targets=num_targets, num_rows=5)
+    config = CriticLossConfig(form=form, **LOUD)
+    whole, whole_terms = dvpo_critic_loss(quantiles, returns, mask, config)
+    gate = (returns.mean(-1) - quantiles.mean((-2, -1)))[mask].sum() > 0
+    assert gate, "the test needs an underestimated batch"
+    count = mask.sum()
+    parts = [
+        dvpo_critic_loss(quantiles[rows], returns[rows], mask[rows], config, num_items=items, shift_gate=gate)
+        for rows, items in ((slice(0, 1), count), (slice(1, 3), int(count)), (slice(3, 5), float(count)))
+    ]
+    total = sum(loss for loss, _ in parts)
+    torch.testing.assert_close(total, whole)
+    torch.testing.assert_close(gradient_of(total, quantiles), gradient_of(whole, quantiles))
+    for name in TERMS:
+        torch.testing.assert_close(sum(terms[name] for _, terms in parts), whole_terms[name])
+
+
+def test_a_closed_gate_switches_the_calibrated_shift_off():
+    quantiles, returns, mask = batch()
+    only_shift = CriticLossConfig(**{name: float(name == "shift") for name in TERMS})
+    for gate in (False, torch.tensor(0.0), torch.tensor(False)):
+        loss, _ = dvpo_critic_loss(quantiles, returns, mask, only_shift, shift_gate=gate)
+        assert loss == 0 and gradient_of(loss, quantiles).abs().sum() == 0
+    signed, _ = dvpo_critic_loss(quantiles, returns - 10, mask, only_shift, shift_gate=True)
+    assert signed < -5, "with a gate, a part's share of the mean keeps its sign"
+
+
+@pytest.mark.parametrize("form", ["calibrated", "paper"])
+def test_padding_and_row_order_change_nothing(form):
+    quantiles, returns, mask = batch()
+    config = CriticLossConfig(form=form, **LOUD)
+    loss, _ = dvpo_critic_loss(quantiles, returns, mask, config)
+    pad = lambda x, value: torch.cat([torch.full_like(x[:, :3], value), x], dim=1)  # noqa: E731
+    padded, _ = dvpo_critic_loss(pad(quantiles, math.nan), pad(returns, math.inf), pad(mask, False), config)
+    torch.testing.assert_close(padded, loss)
+    flipped, _ = dvpo_critic_loss(quantiles.flip(1), returns.flip(1), mask.flip(1), config)
+    torch.testing.assert_close(flipped, loss)
+    gradient = gradient_of(padded, quantiles)
+    torch.testing.assert_close(gradient, gradient_of(loss, quantiles))
+    assert (gradient[~mask] == 0).all() and (gradient[mask] != 0).any()
+
+
+@pytest.mark.parametrize("form", ["calibrated", "paper"])
+@pytest.mark.parametrize("num_quantiles", [1, 30])
+def test_an_empty_mask_gives_zero_and_stays_on_the_graph(form, num_quantiles):
+    quantiles, returns, mask = batch(num_quantiles=num_quantiles)
+    for config in (CriticLossConfig(form=form, **LOUD), CriticLossConfig(form=form, **dict.fromkeys(TERMS, 0.0))):
+        for num_items in (None, 0, torch.tensor(0)):
+            loss, terms = dvpo_critic_loss(quantiles, returns, mask & False, config, num_items=num_items)
+            assert loss == 0 and all(terms[name] == 0 for name in TERMS)
+            assert torch.equal(gradient_of(loss, quantiles), torch.zeros_like(quantiles))
+
+
+def test_half_precision_heads_are_computed_in_float32():
+    quantiles, returns, mask = batch()
+    half = quantiles.detach().bfloat16().requires_grad_()
+    config = CriticLossConfig(**LOUD)
+    loss, terms = dvpo_critic_loss(half, returns, mask, config)
+    expected, _ = dvpo_critic_loss(half.float(), returns, mask, config)
+    assert loss.dtype == torch.float32 and all(term.dtype == torch.float32 for term in terms.values())
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0)
+    assert gradient_of(loss, half).dtype == torch.bfloat16
+
+
+def test_targets_get_no_gradient_and_terms_are_detached():
+    quantiles, returns, mask = batch()
+    returns.requires_grad_()
+    for form in ("calibrated", "paper"):
+        loss, terms = dvpo_critic_loss(quantiles, returns, mask, CriticLossConfig(form=form, **LOUD))
+        loss.backward()
+        assert returns.grad is None
+        assert not any(term.requires_grad for term in terms.values())
+
+
+def test_a_switched_off_term_reads_zero():
+    quantiles, returns, mask = batch()
+    _, terms = dvpo_critic_loss(quantiles, returns, mask, CriticLossConfig(**dict.fromkeys(TERMS[1:], 0.0)))
+    assert terms["quantile"] > 0 and all(terms[name] == 0 for name in TERMS[1:])
+
+
+def test_scalar_critic_is_the_mean_squared_error():
+    """Heads 1 and 3 against mean target 2.5: (1.5² + 0.5²)/2 = 1.25; the heads differ by 2, squared 4."""
+    quantiles = torch.tensor([[[[1.0], [3.0]]]])
+    loss, terms = dvpo_critic_loss(
+        quantiles, torch.tensor([[[2.0, 3.0]]]), torch.tensor([[True]]), CriticLossConfig(consistency=0.5)
+    )
+    assert terms["quantile"].item() == 1.25 and terms["consistency"].item() == 4.0
+    assert loss.item() == 3.25
+
+
+def fit(config, sample, num_steps=1500, num_quantiles=50, rows=256, learning_rate=0.05, seed=0):
+    """Atoms (M,) of one state trained on single sampled returns by SGD with momentum-free averaging."""
+    generator = torch.Generator().manual_seed(seed)
+    atoms = torch.zeros(1, 1, 1, num_quantiles, requires_grad=True)
+    optimizer = torch.optim.Adam([atoms], lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    mask = torch.ones(1, rows, dtype=torch.bool)
+    for _ in range(num_steps):
+        returns = sample(generator, rows)[None, :, None]
+        loss, _ = dvpo_critic_loss(atoms.expand(1, rows, 1, num_quantiles), returns, mask, config)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return atoms.detach().flatten().sort().values
+
+
+def normal(generator, rows):
+    return torch.randn(rows, generator=generator)
+
+
+def bernoulli(generator, rows):
+    return (torch.rand(rows, generator=generator) < 0.1).float()
+
+
+def test_default_loss_recovers_a_normal_from_single_sampled_returns():
+    atoms = fit(CriticLossConfig(), normal)
+    exact = torch.special.ndtri(quantile_levels(50))
+    assert atoms.mean().item() == pytest.approx(0, abs=0.05)
+    assert (atoms.std() / exact.std()).item() == pytest.approx(1, abs=0.05)
+    low, high = (torch.special.ndtr(atoms[j]).item() for j in (4, 45))  # levels .09 and .91
+    assert high - low == pytest.approx(0.82, abs=0.03)
+    true_cvar = -stats.norm.pdf(stats.norm.ppf(0.1)) / 0.1
+    assert cvar(atoms, 0.1).item() == pytest.approx(true_cvar, abs=0.12)
+
+
+def test_default_loss_recovers_a_bernoulli_mean_from_single_sampled_returns():
+    assert fit(CriticLossConfig(), bernoulli).mean().item() == pytest.approx(0.1, abs=0.03)
+
+
+def test_the_paper_form_collapses_on_single_sampled_returns():
+    """Why `calibrated` is the default: the paper's tail terms pull both tails of N(0, 1) together."""
+    assert fit(CriticLossConfig.paper(), normal, num_steps=600).std() < 0.6
+
+
+def test_config_round_trips_through_json():
+    config = CriticLossConfig.paper(cvar=0.25)
+    assert (config.form, config.kappa, config.alpha, config.beta, config.risk) == ("paper", 1.0, 0.1, 0.1, 0.1)
+    assert CriticLossConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert CriticLossConfig.from_dict({}) == CriticLossConfig()
+
+
+def test_config_names_an_unknown_key_and_its_neighbour():
+    with pytest.raises(ValueError, match="no field 'curvatur'; did you mean 'curvature'"):
+        CriticLossConfig.from_dict({"curvatur": 1.0})
+    with pytest.raises(ValueError, match="no field 'zzz'; it has form, quantile"):
+        CriticLossConfig.from_dict({"zzz": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"form": "mine"}, "form must be 'calibrated' or 'paper', got 'mine'"),
+        ({"cvar": -0.1}, "cvar is a weight and must be finite and at least 0, got -0.1"),
+        ({"quantile": math.nan}, "quantile is a weight"),
+        ({"alpha": 0.0}, r"alpha is a share of the atoms and must lie in \(0, 1\], got 0.0"),
+        ({"beta": 1.5}, "beta is a share"),
+        ({"kappa": 0.0}, "kappa must be positive and finite"),
+        ({"risk_aversion": math.inf}, "risk_aversion must be finite"),
+    ],
+)
+def test_config_refuses_values_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        CriticLossConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (
+            ((2, 3, 4), (2, 3, 1), (2, 3)),
+            r"quantiles must be \(batch, tokens, heads, quantiles\), got shape \(2, 3, 4\)",
+        ),
+        (((2, 3, 1, 4), (2, 3), (2, 3)), r"returns\[..., None\]"),
+        (((2, 3, 1, 4), (3, 2, 1), (2, 3)), r"got shape \(3, 2, 1\)"),
+        (((2, 3, 1, 4), (2, 3, 1), (3, 2)), r"mask must be bool of shape \(2, 3\), got torch.bool of shape \(3, 2\)"),
+    ],
+)
+def test_bad_shapes_are_named(shapes, message):
+    quantiles, returns, mask = shapes
+    with pytest.raises(ValueError, match=message):
+        dvpo_critic_loss(
+            torch.zeros(quantiles), torch.zeros(returns), torch.ones(mask, dtype=torch.bool), CriticLossConfig()
+        )
+    with pytest.raises(ValueError, match="got torch.float32"):
+        dvpo_critic_loss(torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1), torch.ones(2, 3), CriticLossConfig())

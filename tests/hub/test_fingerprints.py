@@ -1,0 +1,77 @@
+"""Digests of files and tokenizers: equal for equal content, different for whatever changes numbers."""
+
+import hashlib
+import os
+import subprocess
+
+import pytest
+from tiny_pairs import save_policy
+from transformers import AutoTokenizer
+
+from modeling_dvpo.digests import file_sha256, git_blob_id
+from modeling_dvpo.hub import UnreadableTokenizerError
+from modeling_dvpo.hub.tokenizers import directory_fingerprint, fingerprint_difference, tokenizer_fingerprint
+
+
+def test_file_sha256_reads_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_dvpo.digests.CHUNK", 3)
+    (tmp_path / "a").write_bytes(b"0123456789")
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"0123456789").hexdigest()
+
+
+def test_file_sha256_notices_a_new_content_of_the_same_size(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    before = file_sha256(path)
+    path.write_bytes(b"two")
+    os.utime(path, ns=(1, 1))
+    assert file_sha256(path) == hashlib.sha256(b"two").hexdigest() != before
+
+
+def test_git_blob_id_is_gits(tmp_path):
+    (tmp_path / "a").write_bytes(b"hello\n")
+    git = subprocess.run(["git", "hash-object", tmp_path / "a"], capture_output=True, text=True, check=True)
+    assert git_blob_id(b"hello\n") == git.stdout.strip() == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+class TestTokenizer:
+    def test_survives_saving_and_use(self, tiny_tokenizer, tmp_path):
+        before = tokenizer_fingerprint(tiny_tokenizer)
+        tiny_tokenizer.save_pretrained(tmp_path)
+        loaded = AutoTokenizer.from_pretrained(tmp_path)
+        loaded(["a", "a longer text"], padding=True, truncation=True, max_length=3)  # state of the fast tokenizer
+        assert tokenizer_fingerprint(loaded) == before == directory_fingerprint(tmp_path)
+        assert set(before) == {"vocabulary", "encoding", "chat_template", "begin_token_id", "end_token_id"}
+
+    @pytest.mark.parametrize(
+        ("change", "names"),
+        [
+            (lambda t: t.add_tokens(["<new>"]), ["vocabulary"]),
+            (lambda t: t.add_tokens(["answer is"]), ["vocabulary", "encoding"]),
+            (lambda t: setattr(t, "chat_template", "{{ messages }}"), ["chat_template"]),
+            (lambda t: setattr(t, "chat_template", None), ["chat_template"]),
+            (lambda t: setattr(t, "eos_token", "<s>"), ["end_token_id"]),
+            (lambda t: setattr(t, "bos_token", "<end>"), ["begin_token_id"]),
+        ],
+    )
+    def test_differs_by_name(self, tiny_tokenizer, change, names):
+        before = tokenizer_fingerprint(tiny_tokenizer)
+        change(tiny_tokenizer)
+        assert fingerprint_difference(before, tokenizer_fingerprint(tiny_tokenizer)) == names
+
+    def test_what_is_no_difference(self, tiny_tokenizer):
+        before = tokenizer_fingerprint(tiny_tokenizer)
+        tiny_tokenizer.padding_side, tiny_tokenizer.model_max_length = "left", 7
+        assert fingerprint_difference(before, tokenizer_fingerprint(tiny_tokenizer)) == []
+
+    def test_none_in_the_directory(self, tiny_tokenizer, tmp_path):
+        save_policy(tmp_path, tiny_tokenizer)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            (tmp_path / name).unlink()
+        assert directory_fingerprint(tmp_path) is None
+
+    def test_that_cannot_be_read(self, tiny_tokenizer, tmp_path):
+        save_policy(tmp_path, tiny_tokenizer)
+        (tmp_path / "tokenizer.json").write_text("{}")
+        with pytest.raises(UnreadableTokenizerError, match="The tokenizer in .* cannot be read"):
+            directory_fingerprint(tmp_path)

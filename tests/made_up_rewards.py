@@ -1,0 +1,40 @@
+"""Reward functions and an environment that tests name on command lines."""
+
+
+def vowels(prompts, completions, completion_ids, number, **_):
+    """Share of characters that are vowels, plus the row's number, so that prompts differ in what they are worth."""
+    texts = [
+        text if isinstance(text, str) else "".join(message["content"] for message in text) for text in completions
+    ]
+    return [sum(c in "aeiou" for c in text) / max(len(text), 1) + n for text, n in zip(texts, number, strict=True)]
+
+
+async def short(completion_ids, **_):
+    """Only says something about every other completion."""
+    return [1 / len(ids) if i % 2 else None for i, ids in enumerate(completion_ids)]
+
+
+def long(completion_ids, **_):
+    return [float(len(ids) > 5) for ids in completion_ids]
+
+
+def never(completions, **_):
+    return [None] * len(completions)
+
+
+def wrong(completions, **_):
+    return [float("nan")] * len(completions)
+
+
+def ask_twice(prompts, completions, **_):
+    """An environment: two questions, then the end."""
+    return [{"role": "user", "content": "hello"} if len(turns) < 4 else None for turns in completions]
+
+
+def longer(completion_ids, **_):
+    """A reward that a completion has about as often as not."""
+    return [float(len(ids) > 4) for ids in completion_ids]
+
+
+def length(completions, **_):
+    return [float(len(completion) % 3) for completion in completions]

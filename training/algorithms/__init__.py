@@ -1,0 +1,1 @@
+"""DVPO and its baselines: advantages, losses, updates."""

@@ -1,0 +1,145 @@
+"""The critic beside the policy: loaded at the start, and put to work once the first completions fix its units."""
+
+from types import SimpleNamespace
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from modeling_dvpo.auto import AutoModelForDistributionalValue
+from modeling_dvpo.critic.loading import HEAD_SETTINGS
+from modeling_dvpo.critic.losses import CriticLossConfig
+
+from ..engine.distributed import broadcast, shard
+from ..engine.learner import Learner
+from ..errors import ConfigError
+from ..models.policies import base_of, disable_dropout
+from ..models.records import commit_of, critic_record, warn_of_other_critic
+from ..models.trainable import choose_trainable
+from .advantages import ALGORITHMS
+
+# What the critic's config learns in a run, beside its weights.
+LEARNT_SETTINGS = ("return_mean", "return_scale", "critic_loss", "critic_training")
+
+
+class OnlineCritic:
+    """A critic that is trained by the policy's own completions, or only asked (`critic_trainable` none).
+
+    Args:
+        policy_args, critic_args, args: the run's.
+        algorithm: its name.
+        tokenizer: the policy's.
+        device: where it will run.
+
+    Raises:
+        ConfigError: as `load_online_critic` does.
+    """
+
+    def __init__(self, policy_args, critic_args, args, *, algorithm: str, tokenizer, device: torch.device):
+        self.policy_args, self.critic_args, self.args, self.device = policy_args, critic_args, args, device
+        self.model, self.parent_config = load_online_critic(policy_args, critic_args, algorithm, tokenizer)
+        self.started, self.learner = False, None
+
+    @property
+    def frozen(self) -> bool:
+        return self.critic_args.critic_trainable == "none"
+
+    def start(self, returns: torch.Tensor, settings: dict, loss_config: CriticLossConfig) -> None:
+        """Fix the units by the first completions' returns, (tokens,), and make it ready; every rank must call it.
+
+        A frozen critic keeps its units and its record: it is still what its own training made of it.
+        """
+        record = critic_record(settings, returns)
+        parent = record["parent"], record["parent_revision"]
+        record["parent_revision"] = commit_of(*parent) or record["parent_revision"]
+        fresh = not hasattr(self.parent_config, "num_value_heads")
+        if not fresh:
+            warn_of_other_critic(self.parent_config, record)
+        if not self.frozen:
+            self.model.fit_return_scale(returns, fresh_heads=fresh)
+            broadcast(self.model.quantile_heads)  # fresh ones are random, and ranks have sampled each for itself
+            self.model.config.critic_loss = loss_config.to_dict()
+            self.model.config.critic_training = record
+        self.place()
+
+    @property
+    def learnt_settings(self) -> dict:
+        config = self.model.config
+        return {name: getattr(config, name) for name in LEARNT_SETTINGS if hasattr(config, name)}
+
+    @learnt_settings.setter
+    def learnt_settings(self, settings: dict) -> None:
+        for name, value in settings.items():
+            setattr(self.model.config, name, value)
+
+    def place(self) -> None:
+        """Choose what trains, shard it, and make its learner; a resumed run's own way to begin, instead of `start`."""
+        model, args, critic_args = self.model, self.args, self.critic_args
+        self.started = True
+        if self.frozen:
+            model.requires_grad_(False)
+            shard(model, self.device, bf16=args.bf16)
+            return
+        choice = {
+            "model_name_or_path": critic_args.critic or self.policy_args.model_name_or_path,
+            "trainable": critic_args.critic_trainable,
+            "lora_dropout": 0.0,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(args.seed)  # ranks must agree on a new adapter
+            choose_trainable(model, SimpleNamespace(**{**vars(self.policy_args), **choice}))
+        if args.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()
+        shard(model, self.device, bf16=args.bf16)
+        rates = {
+            "learning_rate": critic_args.critic_learning_rate,
+            "heads_learning_rate": critic_args.heads_learning_rate,
+        }
+        self.learner = Learner(model, SimpleNamespace(**{**vars(args), **rates}), args.max_steps, self.device)
+
+
+def load_online_critic(policy_args, critic_args, algorithm: str, tokenizer):
+    """The critic that the algorithm asks for, float32, on the CPU, and the config it had before.
+
+    A fresh one has the weights of the policy, or of the base of the policy's adapter.
+
+    Raises:
+        ConfigError: it has another tokenizer than the policy, or heads of the wrong kind.
+    """
+    chosen, base = ALGORITHMS[algorithm], base_of(policy_args)
+    name = critic_args.critic or base.model_name_or_path
+    revision = critic_args.critic_revision if critic_args.critic else base.revision
+    parent_config = AutoConfig.from_pretrained(name, revision=revision)
+    if critic_args.critic:
+        try:
+            own = AutoTokenizer.from_pretrained(name, revision=revision).get_vocab()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"critic {name} has no tokenizer to compare with the policy's: {error}") from error
+        if own != tokenizer.get_vocab():
+            raise ConfigError(
+                f"critic {name} has another tokenizer than {policy_args.model_name_or_path}, so it would read other "
+                "tokens than the policy wrote: give a critic trained on this policy's family."
+            )
+    settings = {key: getattr(critic_args, key) for key in HEAD_SETTINGS if getattr(critic_args, key) is not None}
+    if not hasattr(parent_config, "num_value_heads"):
+        if critic_args.critic:
+            raise ConfigError(f"critic {name} is no critic: train one with train_critic.py, or leave critic out.")
+        heads, quantiles = chosen.heads
+        settings = {"num_value_heads": heads, "num_quantiles": quantiles} | settings
+    if policy_args.attn_implementation:
+        settings["attn_implementation"] = policy_args.attn_implementation
+    critic = AutoModelForDistributionalValue.from_pretrained(name, revision=revision, dtype=torch.float32, **settings)
+    if chosen.heads[1] == 1 and critic.config.num_quantiles != 1:
+        raise ConfigError(
+            f"{algorithm} has a scalar critic, and this one has num_quantiles={critic.config.num_quantiles}: use "
+            "algorithm=dvpo, or a critic with num_quantiles=1."
+        )
+    if critic_args.critic_trainable == "all" and getattr(critic, "_hf_peft_config_loaded", False):
+        raise ConfigError(
+            f"critic {name} is a LoRA adapter, and critic_trainable is 'all': go on with lora or heads, or merge the "
+            "adapter into its base model first."
+        )
+    if chosen.pessimistic and critic.config.num_value_heads == 1:
+        raise ConfigError(f"{algorithm} takes the worst of several heads, and the critic has one: num_value_heads=3.")
+    disable_dropout(critic)
+    return critic, parent_config

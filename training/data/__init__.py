@@ -1,0 +1,1 @@
+"""Reward sets and prompts: read, checked, tokenised, laid out as tensors."""

@@ -1,0 +1,1 @@
+"""Processes, sharding, optimizer steps and checkpoints."""

@@ -1,0 +1,1 @@
+"""What is loaded, trained and saved of policy and critic."""

@@ -1,0 +1,62 @@
+"""From a name to the critic to train, and from the trained critic to a directory that says how it was made."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from modeling_dvpo.auto import AutoModelForDistributionalValue
+from modeling_dvpo.critic.loading import HEAD_SETTINGS
+from modeling_dvpo.ranks import is_main
+from modeling_dvpo.saving import without_nan, write_whole
+
+from ..errors import ConfigError
+
+
+def load_config_and_tokenizer(args):
+    """Of the checkpoint to start from; a critic's or adapter's config has its head settings.
+
+    Raises:
+        ConfigError: one of them cannot be read.
+    """
+    name = args.model_name_or_path
+    try:
+        config = AutoConfig.from_pretrained(name, revision=args.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model_name_or_path: {name} has no config that transformers can read. {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=args.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name} has no tokenizer that can be read: save one beside the model. {error}") from error
+    # where there are no files, some families get a tokenizer without a vocabulary instead of an error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ConfigError(f"{name} has no tokenizer files: save the model's tokenizer beside it.")
+    return config, tokenizer
+
+
+def load_critic(args):
+    """The critic to train, float32, on the CPU; heads are fresh unless the checkpoint is a critic."""
+    settings = {name: getattr(args, name) for name in HEAD_SETTINGS if getattr(args, name) is not None}
+    if args.attn_implementation:
+        settings["attn_implementation"] = args.attn_implementation
+    # Master weights are float32: bfloat16 ones lose updates of 1e-6.
+    return AutoModelForDistributionalValue.from_pretrained(
+        args.model_name_or_path, revision=args.revision, dtype=torch.float32, **settings
+    )
+
+
+def save_critic(critic, tokenizer, directory, *, step: int, report: dict | None) -> None:
+    """Write weights, config, code and tokenizer to `directory`, whole or not at all; every rank must call it.
+
+    Args:
+        report: held-out metrics of these weights, kept in the config.
+    """
+    evaluation = without_nan(report) if report else None
+    critic.config.critic_training = {**critic.config.critic_training, "step": step, "evaluation": evaluation}
+
+    def write(partial: Path) -> None:
+        critic.save_pretrained(partial)
+        if is_main():
+            tokenizer.save_pretrained(partial)
+
+    write_whole(directory, write)

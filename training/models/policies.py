@@ -1,0 +1,97 @@
+"""From names to policy, reference and critic; and from a run to the two directories and the record that ties them."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.utils import find_adapter_config_file
+
+from ..errors import ConfigError
+
+
+def base_of(args):
+    """The arguments, with the base model's name in place of an adapter's: a policy's adapter has no config of its own
+    (with one beside it, `AutoModelForCausalLM` would look for whole weights there)."""
+    adapter = find_adapter_config_file(args.model_name_or_path, revision=args.revision)
+    if adapter is None:
+        return args
+    return replace(
+        args, model_name_or_path=json.loads(Path(adapter).read_text())["base_model_name_or_path"], revision=None
+    )
+
+
+def load_policy(args):
+    """The policy to train: float32, on the CPU, without dropout."""
+    return _load_language_model(args.model_name_or_path, args, revision=args.revision)
+
+
+def load_reference(policy, args):
+    """What the KL penalty looks to, frozen; None where it is the policy itself without its adapter.
+
+    A policy whose adapter is this run's own needs no second copy of its weights.
+    """
+    if args.reference is None and args.trainable == "lora" and not getattr(policy, "_hf_peft_config_loaded", False):
+        return None
+    name = args.reference or args.model_name_or_path
+    reference = _load_language_model(name, args, revision=None if args.reference else args.revision)
+    if reference.config.get_text_config().vocab_size != policy.config.get_text_config().vocab_size:
+        raise ConfigError(
+            f"reference {name} has {reference.config.get_text_config().vocab_size} tokens, and the policy "
+            f"{policy.config.get_text_config().vocab_size}: it must be a model of the same vocabulary."
+        )
+    return reference.requires_grad_(False)
+
+
+def _load_language_model(name: str, args, revision):
+    options = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    # Master weights are float32: bfloat16 ones lose updates of 1e-6.
+    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32, **options)
+    disable_dropout(model)
+    return model
+
+
+def add_adapter(policy, args) -> None:
+    """Add a LoRA adapter, without dropout, where `trainable` asks for one and none was loaded; in place."""
+    if args.trainable == "lora" and not getattr(policy, "_hf_peft_config_loaded", False):
+        from peft import LoraConfig
+
+        policy.add_adapter(
+            LoraConfig(
+                r=args.lora_r,
+                lora_alpha=args.lora_alpha,
+                target_modules=args.lora_target_modules,
+                task_type="CAUSAL_LM",
+            )
+        )
+
+
+@contextmanager
+def as_reference(policy, reference):
+    """Yield the model that gives the reference's log-probabilities."""
+    if reference is not None:
+        yield reference
+        return
+    policy.disable_adapters()
+    try:
+        yield policy
+    finally:
+        policy.enable_adapters()
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Switch every dropout off, in place, and the noise some routers add to their inputs: the ratio of new to old
+    probabilities must measure the update alone.
+
+    Families keep rates of functional dropout under many names (`attention_dropout`, `resid_pdrop`, `layerdrop` ...).
+    The config keeps what it says.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(module, name, 0.0)

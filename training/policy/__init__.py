@@ -1,1 +1,0 @@
-"""Policy training: prompts, rollouts, rewards, advantages and the update."""

@@ -1,0 +1,1 @@
+"""Reward functions and models, and noise on what they say."""

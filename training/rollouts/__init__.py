@@ -1,0 +1,1 @@
+"""What a policy writes: generation, conversations with environments, scored samples."""

@@ -1,0 +1,139 @@
+"""Rollouts: prompts answered by the policy, in one turn or in a conversation with an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modeling_dvpo.text.assistant_turns import Messages
+
+from ..data.prompts import Prompt
+from ..errors import RolloutError
+from .environments import (
+    Environment,
+    load_environment,
+    next_turns,
+    turn_ids,
+)
+from .generation import Generator, RolloutArguments
+
+__all__ = ["Rollout", "RolloutArguments", "RolloutError", "load_environment", "roll_out"]
+
+
+@dataclass(kw_only=True)
+class Rollout:
+    """A prompt and what followed it, in the token frame.
+
+    prompt           what was answered
+    input_ids        tokens of the prompt and of everything after it; the last one is always the policy's
+    completion_mask  true exactly at tokens the policy emitted, its end tokens included
+    completion       what reward functions get: text for text prompts; for chats a list of messages that begins with
+                     the policy's first turn, the environment's turns in between; without end tokens, stop strings kept
+    truncated        cut by the length limit: the policy's turn was, or no room was left for the next one
+    num_turns        the policy's turns
+    """
+
+    prompt: Prompt
+    input_ids: list[int]
+    completion_mask: list[bool]
+    completion: str | Messages
+    truncated: bool = False
+    num_turns: int = 0
+
+    @property
+    def completion_ids(self) -> list[int]:
+        """Tokens the policy emitted, of all its turns."""
+        return [token for token, own in zip(self.input_ids, self.completion_mask, strict=True) if own]
+
+    @property
+    def num_actions(self) -> int:
+        return sum(self.completion_mask)
+
+
+def roll_out(
+    policy,
+    tokenizer,
+    prompts: Sequence[Prompt],
+    args: RolloutArguments,
+    *,
+    environment: Environment | None = None,
+    greedy: bool = False,
+    progress: bool = False,
+) -> list[Rollout]:
+    """One rollout of each prompt, in the order of `prompts`; name a prompt twice for two.
+
+    Sampling draws from torch's global generator, on the policy's device. Without an environment a rollout is one turn;
+    with one it goes on until the environment answers None, the policy has had `max_turns`, or the tokens after the
+    prompt reach `max_completion_length`. A turn of the environment's that leaves no room for an answer is not part of
+    the rollout, which then counts as truncated. Under FSDP2 call it within `whole_weights`: ranks differ in how many
+    forward passes they need.
+
+    Args:
+        policy: a causal LM, or a PEFT model around one; its mode and generation config are left as they were.
+        tokenizer: the policy's; it needs no pad token.
+        prompts: what to answer.
+        args: sampling settings.
+        environment: see `turns`.
+        greedy: take the likeliest tokens instead of sampling.
+        progress: show a bar.
+
+    Raises:
+        RolloutError: no end token, or an environment that answers wrongly.
+    """
+    generate = Generator(policy, tokenizer, args, greedy=greedy)
+    rollouts = [
+        Rollout(
+            prompt=prompt,
+            input_ids=list(prompt.input_ids),
+            completion_mask=[False] * len(prompt.input_ids),
+            completion="" if isinstance(prompt.prompt, str) else [],
+        )
+        for prompt in prompts
+    ]
+
+    live = rollouts
+    while live:
+        limits = [_room(rollout, args) for rollout in live]
+        turns = generate([rollout.input_ids for rollout in live], limits, progress=progress)
+        for rollout, (ids, ended) in zip(live, turns, strict=True):
+            _add_own(rollout, ids, tokenizer, generate.end_ids)
+            rollout.truncated = not ended
+        live = [rollout for rollout in live if not rollout.truncated and rollout.num_turns < args.max_turns]
+        if environment is None:
+            live = []
+        if live:
+            answers = next_turns(environment, [rollout.prompt for rollout in live], [r.completion for r in live])
+            pairs = zip(live, answers, strict=True)
+            live = [
+                rollout for rollout, turn in pairs if _add_answer(rollout, turn, tokenizer, generate.end_ids, args)
+            ]
+    return rollouts
+
+
+def _room(rollout: Rollout, args: RolloutArguments) -> int:
+    return args.max_completion_length - (len(rollout.input_ids) - len(rollout.prompt.input_ids))
+
+
+def _add_own(rollout: Rollout, ids: list[int], tokenizer, end_ids: list[int]) -> None:
+    rollout.input_ids += ids
+    rollout.completion_mask += [True] * len(ids)
+    rollout.num_turns += 1
+    text = tokenizer.decode(
+        ids[:-1] if ids[-1] in end_ids else ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    rollout.completion += text if isinstance(rollout.completion, str) else [{"role": "assistant", "content": text}]
+
+
+def _add_answer(rollout: Rollout, turn: None | str | Messages, tokenizer, end_ids: list[int], args) -> bool:
+    """Add the environment's turn; whether the conversation goes on."""
+    if turn is None:
+        return False
+    last = rollout.input_ids[-1]
+    ids = turn_ids(tokenizer, turn, last if last in end_ids else None)
+    if len(ids) >= _room(rollout, args):
+        rollout.truncated = True
+        return False
+    rollout.input_ids += ids
+    rollout.completion_mask += [False] * len(ids)
+    rollout.completion += turn
+    return True

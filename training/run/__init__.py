@@ -1,0 +1,1 @@
+"""A run's settings, directory, log and pushes."""

@@ -1,0 +1,96 @@
+"""Settings that every training script has: where a run writes, how its optimizer steps, how often it looks."""
+
+import json
+import math
+from dataclasses import dataclass, field
+
+from modeling_dvpo.critic.losses import CriticLossConfig
+
+from ..errors import ConfigError
+from .tracking import check_trackers
+
+# Those of `transformers.get_scheduler` that need nothing but the number of steps and of warm-up steps.
+SCHEDULES = ("cosine", "linear", "constant_with_warmup")
+
+
+def option(default, help: str):
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(kw_only=True)
+class RunArguments:
+    output_dir: str = field(metadata={"help": "Where the run writes; must not hold another run."})
+    resume: bool = option(False, "Go on from the newest checkpoint in output_dir, if there is one.")
+    overwrite_output_dir: bool = option(False, "Delete the run in output_dir, once step 1 of this one is done.")
+    max_tokens_per_device: int = option(8192, "Tokens of one micro-batch, padding included; the memory setting.")
+    packing: bool | None = option(None, "Packed rows; by default with flash or flex attention where rows stay apart.")
+    learning_rate: float = option(1e-5, "Peak rate of the body or adapter.")
+    lr_scheduler_type: str = option("cosine", f"Schedule after the warm-up: {', '.join(SCHEDULES)}.")
+    warmup_ratio: float = option(0.05, "Share of the steps that warm up.")
+    weight_decay: float = option(0.0, "AdamW's decay of matrices.")
+    max_grad_norm: float = option(1.0, "The gradient's norm is clipped to this; inf for never.")
+    bf16: bool = option(False, "Compute in bfloat16 over float32 weights; heads and loss stay float32.")
+    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass.")
+    logging_steps: int = option(10, "Write training metrics every n steps.")
+    eval_steps: int = option(0, "Evaluate every n steps; 0: before the first and after the last only.")
+    save_steps: int = option(0, "Checkpoint every n steps; 0: at the end only.")
+    save_total_limit: int = option(1, "Checkpoints kept.")
+    push_to: list[str] = option([], "Hub repositories, owner/name: the critic's; of train_dvpo.py the policy's, too.")
+    push_every: int = option(0, "Save and push every n steps, beside the end.")
+    push_private: bool = option(False, "Repositories that push_to makes are private.")
+    report_to: list[str] = option([], "trackio, wandb, tensorboard, ...")
+    seed: int = option(0, "Of fresh weights, data order, sampling and dropout.")
+
+    def __post_init__(self):
+        require_choice(self, lr_scheduler_type=SCHEDULES)
+        require_between(self, 0, 1, "warmup_ratio")
+        require_at_least_one(self, "max_tokens_per_device", "logging_steps", "save_total_limit")
+        require_not_negative(self, "learning_rate", "weight_decay", "eval_steps", "save_steps", "push_every")
+        require_positive(self, "max_grad_norm")
+        check_trackers(self.report_to)
+
+
+def require_choice(args, **choices) -> None:
+    """Raises ConfigError unless each named setting is one of those given for it; so do the functions below."""
+    for name, allowed in choices.items():
+        if getattr(args, name) not in allowed:
+            allowed = ", ".join(str(choice) for choice in allowed if choice is not None)
+            raise ConfigError(f"{name} is {getattr(args, name)!r}; it must be one of {allowed}.")
+
+
+def require_between(args, low: float, high: float, *names: str) -> None:
+    for name in names:
+        if not low <= getattr(args, name) <= high:
+            raise ConfigError(f"{name} is {getattr(args, name)}; it must be between {low} and {high}.")
+
+
+def require_at_least_one(args, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) < 1:
+            raise ConfigError(f"{name} is {getattr(args, name)}; it must be at least 1.")
+
+
+def require_not_negative(args, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(args, name) < math.inf:
+            raise ConfigError(f"{name} is {getattr(args, name)}; it must be a finite number of at least 0.")
+
+
+def require_positive(args, *names: str) -> None:
+    for name in names:
+        if not getattr(args, name) > 0:
+            raise ConfigError(f"{name} is {getattr(args, name)}; it must be more than 0.")
+
+
+def loss_settings(given: str | dict | None) -> dict:
+    """Settings of `CriticLossConfig` from a dict, JSON or nothing; raises ConfigError."""
+    try:
+        settings = json.loads(given) if isinstance(given, str) else given or {}
+        if not isinstance(settings, dict):
+            raise TypeError(f"it is a {type(settings).__name__}, and must be a mapping of its settings")
+        CriticLossConfig.from_dict(settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"critic_loss is {given!r}: {error}") from error
+    return settings

@@ -1,0 +1,1 @@
+"""The two loops, from settings to trained models."""
