@@ -62,7 +62,7 @@ class PulledPair:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from .. import AutoModelForDistributionalValue
+        from ..auto import AutoModelForDistributionalValue
 
         # an adapter's base is looked for where the adapter was put
         options = {**self._hub, **options}
