@@ -100,7 +100,7 @@ class _Parser(HfArgumentParser):
         formatter.add_usage("%(prog)s [recipe.yaml ...] [--key value ...]", (), ())
         for dataclass_type in self.dataclass_types:
             names = [field.name for field in dataclasses.fields(dataclass_type)]
-            formatter.start_section(dataclass_type.__doc__.splitlines()[0].rstrip("."))
+            formatter.start_section((dataclass_type.__doc__ or "").splitlines()[0].rstrip("."))
             formatter.add_arguments(
                 [a for a in self._actions if f"--{a.dest}" in a.option_strings and a.dest in names]
             )
@@ -116,7 +116,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         kind = "true|false" if action.type is not None and "bool" in action.type.__name__ else action.type.__name__
         return f"--{action.dest} {kind}" + (" ..." if action.nargs == "+" else "")
 
-    def _get_help_string(self, action) -> str:
+    def _get_help_string(self, action) -> str | None:
         if action.required:
             return f"{action.help} (required)"
         return action.help if action.default in (None, []) else super()._get_help_string(action)
