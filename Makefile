@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint wheel clean
+.PHONY: demo test test-slow lint docs wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/arithmetic/demo.py --output_dir outputs/demo
@@ -19,6 +19,12 @@ test-slow: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Writes the pages' tables anew from the code, and the site to build/docs; a broken link is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python docs/tables.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel --no-isolation
