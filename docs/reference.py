@@ -60,7 +60,7 @@ def on_config(config):
     for name, folder in SOURCES.items():
         shutil.copytree(folder, COPY.joinpath(*name.split(".")), ignore=shutil.ignore_patterns("__pycache__"))
     reference = [{path[len("reference/modeling_dvpo") : -len(".md")].strip(".") or "names": path} for path in pages()]
-    config.nav = ["index.md", *config.nav, {"Reference": reference}]
+    config.nav = [{"Overview": "index.md"}, *config.nav, {"Reference": reference}]
     return config
 
 
