@@ -23,7 +23,7 @@ lint: $(INSTALLED)
 # Writes the pages' tables anew from the code, and the site to build/docs; a broken link is an error.
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
-	$(BIN)/python docs/tables.py
+	$(BIN)/python -m docs.tables
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""The tables of settings and metrics in these pages, from the code: `python docs/tables.py` rewrites them.
+"""The tables of settings and metrics in these pages, from the code: `python -m docs.tables` rewrites them.
 
 A page says where a table goes with `<!-- begin table: NAME -->` and `<!-- end -->`; what stands between is replaced.
 """
@@ -7,29 +7,25 @@ import ast
 import dataclasses
 import inspect
 import re
-import sys
 import textwrap
 from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))  # a clone that is not installed
-
-from modeling_dvpo.critic.losses import CriticLossConfig  # noqa: E402
-from modeling_dvpo.metrics import metric_names, metric_path  # noqa: E402
-from modeling_dvpo.metrics.report import MEANINGS  # noqa: E402
-from modeling_dvpo.training.data.checks import PROBLEMS  # noqa: E402
-from modeling_dvpo.training.evaluation.arguments import (  # noqa: E402
+from modeling_dvpo.critic.losses import CriticLossConfig
+from modeling_dvpo.metrics import metric_names, metric_path
+from modeling_dvpo.metrics.report import MEANINGS
+from modeling_dvpo.training.data.checks import PROBLEMS
+from modeling_dvpo.training.evaluation.arguments import (
     EvaluationArguments,
     MonteCarloArguments,
     SetArguments,
 )
-from modeling_dvpo.training.run.arguments import RunArguments  # noqa: E402
-from modeling_dvpo.training.run.metric_meanings import CRITIC_METRICS, POLICY_METRICS  # noqa: E402
-from modeling_dvpo.training.trainers import critic_trainer, dvpo_trainer  # noqa: E402
+from modeling_dvpo.training.run.arguments import RunArguments
+from modeling_dvpo.training.run.metric_meanings import CRITIC_METRICS, POLICY_METRICS
+from modeling_dvpo.training.trainers import critic_trainer, dvpo_trainer
 
+DOCS = Path(__file__).resolve().parent
 PLACE = re.compile(r"(<!-- begin table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # a class's table has its own settings; those that it inherits are in its parent's
 SETTINGS = (
@@ -97,5 +93,5 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in ROOT.glob("docs/**/*.md"):
+    for path in DOCS.rglob("*.md"):
         path.write_text(filled(path.read_text()))

@@ -13,7 +13,7 @@ PAGES = {path: path.read_text() for path in DOCS.rglob("*.md")}
 
 @pytest.mark.parametrize("path", [path for path, page in PAGES.items() if tables.PLACE.search(page)], ids=str)
 def test_a_page_has_what_the_code_says(path):
-    assert PAGES[path] == tables.filled(PAGES[path]), "a table is not up to date: run `python docs/tables.py`"
+    assert PAGES[path] == tables.filled(PAGES[path]), "a table is not up to date: run `python -m docs.tables`"
 
 
 def test_every_table_is_on_one_page():
