@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOOR := $(CURDIR)/.venv-floor
 
-.PHONY: demo test test-slow test-floor lint wheel clean
+.PHONY: demo test test-slow test-floor lint docs wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/arithmetic/demo.py --output_dir outputs/demo
@@ -21,6 +21,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Writes the pages' tables anew from the code, and the site to build/docs; a broken link is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m docs.tables
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # what an earlier build left would be packed again
 wheel: $(INSTALLED)

@@ -99,7 +99,7 @@ def pull_pair(
     Raises:
         PairMismatchError: one of its subclasses, by what does not fit.
         NotAPairError: there is no record, or it names no partner.
-        CorruptDownloadError, AccessError, UnreachableError
+        CorruptDownloadError, AccessError, UnreachableError: as their docstrings say.
     """
     findings = Findings(_allowed(allow))
     api = hub_api(token)

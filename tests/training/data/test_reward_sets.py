@@ -5,8 +5,6 @@ import math
 import sys
 import types
 import warnings
-from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from transformers import HfArgumentParser, Qwen3Config
 
 from modeling_dvpo.text.problems import DataError
 from modeling_dvpo.training.data.arguments import RewardDataArguments
-from modeling_dvpo.training.data.checks import PROBLEMS, require_pad_token
+from modeling_dvpo.training.data.checks import require_pad_token
 from modeling_dvpo.training.data.packing import RewardBatchSampler, RewardCollator
 from modeling_dvpo.training.data.reward_sets import RewardDataError, load_reward_data
 
@@ -571,11 +569,3 @@ def test_rows_go_through_sampler_and_collator(load, tiny_tokenizer):
             assert torch.all(tensors["completion_mask"] | (tensors["rewards"] == 0))
             total += tensors["rewards"].sum().item()
     assert total == 3.0
-
-
-def test_the_page_names_every_setting_and_every_problem():
-    page = (Path(__file__).parents[3] / "docs" / "reward_sets.md").read_text()
-    for setting in fields(RewardDataArguments):
-        assert f"`{setting.name}" in page or f"{setting.name}:" in page, setting.name
-    for what, _ in PROBLEMS.values():
-        assert what.split(",")[0] in page, what
