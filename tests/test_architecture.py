@@ -160,7 +160,10 @@ def drawing() -> str:
 
 
 def as_table() -> str:
-    rows = [f"| `{room}` | {', '.join(f'`{name}`' for name in sorted(TABLE[room])) or '—'} |" for room in TABLE]
+    shown = {room: f"`{room}/`" if (ROOT / room).is_dir() else f"`{room}.py`" for room in TABLE}
+    rows = [
+        f"| {shown[room]} | {', '.join(shown[name] for name in sorted(used)) or '—'} |" for room, used in TABLE.items()
+    ]
     return "\n".join(["| room | imports |", "|---|---|", *rows])
 
 
