@@ -27,12 +27,10 @@ from modeling_dvpo.inference.sampling import (
     Continuation,
     Sampling,
     as_sampled,
-    completion_text,
     end_token_ids,
-    prompt_tokens,
 )
 from modeling_dvpo.inference.scoring import score_tokens
-from modeling_dvpo.text.completion_tokens import Tokens
+from modeling_dvpo.text.completion_tokens import Tokens, completion_text, prompt_tokens
 from modeling_dvpo.training.tasks import arithmetic
 
 SCORES = ("mean", "cvar=0.1", "cvar=0.5", "upper_tail=0.1", "upper_tail=0.5", "lower_confidence=1")

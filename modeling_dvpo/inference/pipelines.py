@@ -17,9 +17,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from ..auto import AutoModelForDistributionalValue
 from ..critic.quantiles import value_at_risk
 from ..metrics.scores import head_disagreement
-from ..text.completion_tokens import CompletionTokenizer, Tokens
+from ..text.completion_tokens import CompletionTokenizer, Tokens, prompt_tokens
 from .risk_measures import RiskMeasure, parse_risk_measure
-from .sampling import prompt_tokens
 from .scoring import ScoredCompletion, score_tokens
 
 TASK = "distributional-value"

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ..text.assistant_turns import Messages
-from ..text.completion_tokens import Tokens
+from ..text.completion_tokens import Tokens, completion_text, prompt_tokens
 from .candidates import Candidate, ranked
 from .named_models import Named, critic_and_tokenizer, loaded
 from .prefix_reader import PrefixReader, evaluating
@@ -30,9 +30,7 @@ from .sampling import (
     Continuation,
     Sampling,
     as_sampled,
-    completion_text,
     end_token_ids,
-    prompt_tokens,
 )
 from .scoring import score_completions, score_tokens
 

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
-from ..text.assistant_turns import Messages
-from ..text.completion_tokens import plain_messages, prompt_ids
-from ..text.problems import RowProblem, require_chat_template, require_end_token
+from ..text.problems import require_end_token
 from .prefix_reader import evaluating
 
 
@@ -109,31 +107,6 @@ def padded_left(rows: Sequence[list[int]], pad_id: int, device) -> tuple[Tensor,
     ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
-
-
-def prompt_tokens(tokenizer, prompt: str | Messages, tools: list | None = None) -> list[int]:
-    """What a policy goes on from: a text's tokens, or a chat's up to where the assistant's next turn begins.
-
-    Raises:
-        ValueError: it has no tokens, or is no prompt.
-    """
-    if isinstance(prompt, str):
-        ids = prompt_ids(tokenizer, prompt)
-    else:
-        require_chat_template(tokenizer)
-        text = tokenizer.apply_chat_template(
-            plain_messages(prompt), tools=tools, tokenize=False, add_generation_prompt=True
-        )
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-    if not ids:
-        raise RowProblem("empty", f"{prompt!r:.60} has no tokens")
-    return ids
-
-
-def completion_text(tokenizer, ids: list[int], end_ids: list[int]) -> str:
-    """What a sampled completion says, without its end token."""
-    ids = ids[:-1] if ids and ids[-1] in end_ids else ids
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def known_end_ids(policy, tokenizer) -> list[int]:

@@ -1,4 +1,4 @@
-"""Samples against the policy's own probabilities; prompts as the training scripts tokenise them."""
+"""Samples against the policy's own probabilities."""
 
 import pytest
 import torch
@@ -8,10 +8,8 @@ from modeling_dvpo.inference.sampling import (
     Continuation,
     Sampling,
     as_sampled,
-    completion_text,
     end_token_ids,
     padded_left,
-    prompt_tokens,
 )
 from modeling_dvpo.text.problems import DataError
 
@@ -66,16 +64,6 @@ def test_modes_and_generation_config_come_back():
         assert not policy.training and policy.generation_config.repetition_penalty is None
         raise RuntimeError
     assert policy.training and policy.generation_config.repetition_penalty == 3.0
-
-
-def test_prompts_and_completions(tiny_tokenizer):
-    assert prompt_tokens(tiny_tokenizer, "hello") == tiny_tokenizer("hello").input_ids
-    chat = prompt_tokens(tiny_tokenizer, [{"role": "user", "content": "hello", "tool_calls": None}])
-    assert tiny_tokenizer.decode(chat) == "<s>user: hello<end>\n<s>assistant: "
-    assert completion_text(tiny_tokenizer, [*tiny_tokenizer(" world").input_ids, END], [END]) == " world"
-    tiny_tokenizer.bos_token = None
-    with pytest.raises(ValueError, match="empty"):
-        prompt_tokens(tiny_tokenizer, "")
 
 
 def test_padding_on_the_left():
