@@ -170,10 +170,11 @@ def prompt_tokens(tokenizer, prompt: str | Messages, tools: list | None = None) 
     return ids
 
 
-def completion_text(tokenizer, ids: list[int], end_ids: Sequence[int]) -> str:
-    """What a sampled completion says, without its end token."""
+def completion_of(tokenizer, prompt: str | Messages, ids: list[int], end_ids: Sequence[int]) -> str | Messages:
+    """What was sampled after a prompt, without its end token: text after text, after a chat the assistant's turn."""
     ids = ids[:-1] if ids and ids[-1] in end_ids else ids
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
 def plain_messages(messages: Any) -> Messages:

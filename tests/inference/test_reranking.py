@@ -117,6 +117,7 @@ class TestBestOfN:
         results = self.run(policy, critic, tiny_tokenizer, score="cvar=0.4", use_cache=use_cache)
         assert [result.prompt for result in results] == self.prompts
         [rows] = written
+        rows = [ids for ids, _ in rows]
         ends = {row[-1] == tiny_tokenizer.eos_token_id for row in rows}
         assert ends == {True, False}
         for number, result in enumerate(results):
@@ -179,8 +180,8 @@ class TestBestOfN:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"n": 0}, "n is 0 and batch_size 64"),
-            ({"max_new_tokens": 0}, "max_new_tokens >= 1"),
+            ({"n": 0}, "n is 0, batch_size 64 and"),
+            ({"max_new_tokens": 0}, "max_new_tokens 0; each must be at least 1"),
             ({"temperature": 0}, "temperature > 0"),
             ({"top_p": 0}, r"top_p in \(0, 1\]"),
             ({"max_new_tokens": 128}, "the policy reads 128 at most, completions included: max_new_tokens=128"),

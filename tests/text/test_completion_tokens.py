@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_dvpo.text.completion_tokens import completion_text, prompt_tokens
+from modeling_dvpo.text.completion_tokens import completion_of, prompt_tokens
 from modeling_dvpo.text.problems import DataError, RowProblem
 
 CHAT = [{"role": "user", "content": "hello", "tool_calls": None}]  # Arrow adds keys without a value
@@ -43,10 +43,11 @@ def test_a_chat_needs_a_template(tiny_tokenizer):
         prompt_tokens(tiny_tokenizer, CHAT)
 
 
-def test_a_completions_text_has_no_end_token(tiny_tokenizer):
+def test_a_completion_has_no_end_token(tiny_tokenizer):
     ids, end = tiny_tokenizer(" world").input_ids, tiny_tokenizer.eos_token_id
-    assert (
-        completion_text(tiny_tokenizer, [*ids, end], [end]) == completion_text(tiny_tokenizer, ids, [end]) == " world"
-    )
-    assert completion_text(tiny_tokenizer, [*ids, ids[-1]], [ids[-1]]) == " world"  # one that is not special, either
-    assert completion_text(tiny_tokenizer, [], [end]) == ""
+    turn = [{"role": "assistant", "content": " world"}]
+    for written in (ids, [*ids, end]):
+        assert completion_of(tiny_tokenizer, "hello", written, [end]) == " world"
+        assert completion_of(tiny_tokenizer, CHAT, written, [end]) == turn
+    # an end token that is not special is left out, too
+    assert completion_of(tiny_tokenizer, "hello", [*ids, ids[-1]], [7, ids[-1]]) == " world"
