@@ -118,7 +118,9 @@ def score_tokens(
         alone = [i for i in range(len(rows)) if i not in states]
         for places in batches_by_length([len(rows[i].input_ids) for i in alone], max_tokens=max_tokens):
             batch = [alone[place] for place in places]
-            quantiles = _quantiles(critic, [rows[i].input_ids for i in batch])
+            # padded on the right, where causal attention does not see it
+            ids, mask = padded_tokens([rows[i].input_ids for i in batch], device=critic.device)
+            quantiles = critic(input_ids=ids, attention_mask=mask, use_cache=False).quantiles
             for i, outputs in zip(batch, quantiles, strict=True):
                 states[i] = _states(rows[i], outputs, first=0)
     return [_scored(row, states[i], eos_token_id) for i, row in enumerate(rows)]
@@ -156,12 +158,6 @@ def require_readable(critic, rows: Sequence[Tokens]) -> None:
                 f"Completion {place} has token id {max(row.input_ids)}, and the critic's vocabulary ends at "
                 f"{config.vocab_size - 1}: use the critic's own tokenizer."
             )
-
-
-def _quantiles(critic, rows: list[list[int]]) -> Tensor:
-    """(B, T, N, M) of rows padded on the right, where causal attention does not see it."""
-    ids, mask = padded_tokens(rows, device=critic.device)
-    return critic(input_ids=ids, attention_mask=mask, use_cache=False).quantiles
 
 
 def _shared_prompts(rows: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:

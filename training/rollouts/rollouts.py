@@ -10,11 +10,8 @@ from modeling_dvpo.text.assistant_turns import Messages
 from modeling_dvpo.text.completion_tokens import completion_of
 
 from ..data.prompts import Prompt
-from ..errors import RolloutError
-from .environments import Environment, load_environment, next_turns, turn_ids
+from .environments import Environment, next_turns, turn_ids
 from .generation import RolloutArguments, make_sampler
-
-__all__ = ["Rollout", "RolloutArguments", "RolloutError", "load_environment", "roll_out"]
 
 
 @dataclass(kw_only=True)

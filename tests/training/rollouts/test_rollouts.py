@@ -78,34 +78,20 @@ def test_the_end_token_is_an_action_and_not_in_the_text(policy, prompts, tiny_to
     assert (rollout.completion, rollout.truncated, rollout.num_turns) == ("The answer is 5", False, 1)
 
 
-def test_what_the_length_limit_cut_is_truncated(policy, prompts, tiny_tokenizer):
-    args = RolloutArguments(max_completion_length=3)
-    (rollout,) = roll_out(scripted(policy, [50, 51, 52, END]), tiny_tokenizer, prompts[:1], args)
-    assert rollout.truncated and rollout.completion_ids == [50, 51, 52]
-
-
-def test_a_stop_string_stays_in_the_completion(policy, prompts, tiny_tokenizer):
-    args = RolloutArguments(max_completion_length=200, stop_strings=["er"])
-    torch.manual_seed(0)
-    rollouts = roll_out(policy, tiny_tokenizer, prompts * 4, args)
-    stopped = [r.completion for r in rollouts if not r.truncated and r.completion_ids[-1] != END]
-    assert len(stopped) > 5 and all("er" in completion for completion in stopped)
-
-
-def test_a_policy_that_cannot_end_is_refused(policy, prompts, tiny_tokenizer):
-    tiny_tokenizer.eos_token = None
-    policy = copy.copy(policy)
+def test_a_policy_that_cannot_end_is_refused(policy, tiny_tokenizer):
+    policy, tiny_tokenizer.eos_token = copy.copy(policy), None
     policy.generation_config = GenerationConfig()
     with pytest.raises(RolloutError, match="Neither the model nor the tokenizer has an end token"):
-        roll_out(policy, tiny_tokenizer, prompts, RolloutArguments())
+        make_sampler(policy, tiny_tokenizer, RolloutArguments())
 
 
 def test_the_settings_are_the_samplers(policy, tiny_tokenizer):
     settings = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1}
-    sampler = make_sampler(policy, tiny_tokenizer, RolloutArguments(**settings))
+    args = RolloutArguments(**settings, stop_strings=["er"])
+    sampler, greedy = (make_sampler(policy, tiny_tokenizer, args, greedy=flag) for flag in (False, True))
     assert sampler.settings.items() >= {"do_sample": True, **settings}.items()
-    greedy = make_sampler(policy, tiny_tokenizer, RolloutArguments(**settings), greedy=True)
     assert not greedy.settings["do_sample"] and not greedy.settings.keys() & settings.keys()
+    assert list(sampler.stop_strings.stop_strings) == list(greedy.stop_strings.stop_strings) == ["er"]
 
 
 def test_settings_out_of_range_are_refused():
@@ -334,7 +320,8 @@ from conftest import tiny_tokenizer
 from tiny_models import tiny_causal_lm
 from modeling_dvpo.training.engine.distributed import shard, whole_weights
 from modeling_dvpo.training.data.prompts import Prompt
-from modeling_dvpo.training.rollouts.rollouts import RolloutArguments, roll_out
+from modeling_dvpo.training.rollouts.generation import RolloutArguments
+from modeling_dvpo.training.rollouts.rollouts import roll_out
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
