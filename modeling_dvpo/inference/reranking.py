@@ -186,6 +186,7 @@ def best_of_n(
 
 
 def _critic_and_tokenizer(critic, tokenizer, device, dtype):
+    """Both as objects; without a tokenizer, the one beside the critic."""
     if tokenizer is None:
         if not isinstance(critic, Named):
             raise ValueError("The critic is a model, so nothing says where its tokenizer is: give tokenizer.")

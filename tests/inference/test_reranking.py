@@ -7,6 +7,7 @@ import torch
 from tiny_critics import tiny_critic
 from tiny_models import tiny_config
 from tiny_policies import VOCABULARY, tiny_policy
+from transformers import GenerationConfig
 
 from modeling_dvpo import best_of_n, rerank, score_completions
 from modeling_dvpo.critic.quantiles import cvar
@@ -145,14 +146,11 @@ class TestBestOfN:
         texts = [[[c.completion for c in result.candidates] for result in some] for some in (first, again, other)]
         assert texts[0] == texts[1] != texts[2]
 
-    def test_the_policys_own_sampling_settings_are_left_out(self, policy, critic, tiny_tokenizer):
+    def test_the_policys_own_sampling_settings_are_left_out(self, policy, critic, tiny_tokenizer, monkeypatch):
         expected = self.run(policy, critic, tiny_tokenizer)
-        policy.generation_config.update(top_k=1, temperature=0.1, do_sample=True)
-        try:
-            results = self.run(policy, critic, tiny_tokenizer)
-            assert policy.generation_config.top_k == 1
-        finally:
-            policy.generation_config.update(top_k=None, temperature=None, do_sample=None)
+        own = GenerationConfig(top_k=1, temperature=0.1, do_sample=True, eos_token_id=2)
+        monkeypatch.setattr(policy, "generation_config", own)
+        results = self.run(policy, critic, tiny_tokenizer)
         assert [r.best.completion for r in results] == [r.best.completion for r in expected]
 
     def test_chats(self, policy, critic, tiny_tokenizer):
