@@ -23,16 +23,10 @@ from transformers.utils import logging as transformers_logging
 from modeling_dvpo import AutoModelForDistributionalValue, best_of_n
 from modeling_dvpo.inference.guided_decoding import CriticGuidance
 from modeling_dvpo.inference.risk_measures import parse_risk_measure
-from modeling_dvpo.inference.sampling import (
-    Continuation,
-    Sampling,
-    as_sampled,
-    completion_text,
-    end_token_ids,
-    prompt_tokens,
-)
+from modeling_dvpo.inference.sampling import Continuation, Sampler, Sampling, as_sampled
 from modeling_dvpo.inference.scoring import score_tokens
-from modeling_dvpo.text.completion_tokens import Tokens
+from modeling_dvpo.text.batches import padded_tokens
+from modeling_dvpo.text.completion_tokens import Tokens, completion_of, prompt_tokens
 from modeling_dvpo.training.tasks import arithmetic
 
 SCORES = ("mean", "cvar=0.1", "cvar=0.5", "upper_tail=0.1", "upper_tail=0.5", "lower_confidence=1")
@@ -114,9 +108,8 @@ class Bench:
         found = []
         for start in range(0, len(rows), batch):
             some = rows[start : start + batch]
-            width = max(len(row.input_ids) for row in some)
-            ids = torch.tensor([row.input_ids + [0] * (width - len(row.input_ids)) for row in some])
-            actions = torch.tensor([row.actions + [False] * (width - len(row.actions)) for row in some])
+            ids, _ = padded_tokens([row.input_ids for row in some])
+            actions, _ = padded_tokens([row.actions for row in some])
             logits = self.policy(input_ids=ids.to(self.policy.device)).logits[:, :-1].float().log_softmax(-1).cpu()
             found += (logits.gather(2, ids[:, 1:, None])[..., 0] * actions[:, 1:]).sum(1).tolist()
         return found
@@ -130,25 +123,20 @@ class Bench:
     def guided(self, seed: int, beta: float, score: str, *, temperature: float = 1.0) -> torch.Tensor:
         """(P,) whether one completion is right, each of its tokens weighed by the critic; beta 0 is plain sampling."""
         rows, texts = [prompt_tokens(self.tokenizer, prompt) for prompt in self.prompts], []
-        end_ids = end_token_ids(self.policy, self.tokenizer)
+        sampler = Sampler(self.policy, self.tokenizer, Sampling(temperature=temperature))
         with as_sampled(self.policy, seed=seed):
             for start in range(0, len(rows), self.options.batch_size):
-                some = rows[start : start + self.options.batch_size]
-                sampling = Sampling(temperature=temperature)
-                continuation = Continuation(self.policy, some, end_ids=end_ids, sampling=sampling)
-                if beta:
-                    continuation.processors = [
-                        CriticGuidance(
-                            self.critics["distributional"],
-                            beta=beta,
-                            score=score,
-                            num_candidates=CANDIDATES,
-                            end_ids=end_ids,
-                            prompt_mask=continuation.mask,
-                        )
-                    ]
-                written = continuation.write(MAX_NEW_TOKENS)
-                texts += [completion_text(self.tokenizer, ids, end_ids) for ids in written]
+                continuation = Continuation(sampler, rows[start : start + self.options.batch_size])
+                guidance = CriticGuidance(
+                    self.critics["distributional"],
+                    beta=beta,
+                    score=score,
+                    num_candidates=CANDIDATES,
+                    end_ids=sampler.end_ids,
+                    prompt_mask=continuation.mask,
+                )
+                written = continuation.write(MAX_NEW_TOKENS, [guidance] if beta else [])
+                texts += [completion_of(self.tokenizer, "", ids, sampler.end_ids) for ids, _ in written]
         return torch.tensor(arithmetic.exact_reward(self.prompts, texts))
 
 

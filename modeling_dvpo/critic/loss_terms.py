@@ -93,7 +93,7 @@ def tail_curvature(atoms: Tensor, targets: Tensor, alpha: float, beta: float) ->
     return total
 
 
-def head_disagreement(heads: Tensor) -> Tensor:
+def consistency(heads: Tensor) -> Tensor:
     """Eq. 10: mean over pairs of heads of mean_j (q^i_j - q^i'_j)²; zero for a single head.
 
     Computed as twice the unbiased variance over heads, which is the same number.

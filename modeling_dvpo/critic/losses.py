@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Named one by one: transformers ships a file with a model only if it is imported as `from .file import name`.
 from .loss_terms import (
-    head_disagreement,
+    consistency,
     lower_tail,
     quantile_and_risk,
     squared_error,
@@ -183,7 +183,7 @@ def _terms_by_state(heads: Tensor, targets: Tensor, config: CriticLossConfig) ->
     has_shape = not calibrated or targets.shape[-1] > 1
     terms = {}
     if config.consistency:
-        terms["consistency"] = head_disagreement(heads)
+        terms["consistency"] = consistency(heads)
     if scalar_critic:
         if config.quantile:
             terms["quantile"] = squared_error(heads, targets)

@@ -9,17 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..auto import AutoModelForDistributionalValue
-from ..critic.quantiles import value_at_risk
 from ..metrics.scores import head_disagreement
-from ..text.completion_tokens import CompletionTokenizer, Tokens
-from .risk_measures import RiskMeasure, parse_risk_measure
-from .sampling import prompt_tokens
+from ..text.assistant_turns import split_conversation
+from ..text.completion_tokens import CompletionTokenizer, Tokens, prompt_tokens
+from .risk_measures import RiskMeasure, parse_risk_measure, quantiles_at
 from .scoring import ScoredCompletion, score_tokens
 
 TASK = "distributional-value"
@@ -117,7 +114,7 @@ class DistributionalValuePipeline(Pipeline):
         told = {
             "tokens": [self.tokenizer.decode([token]) for token in ids],
             "value": scored.value,
-            "quantiles": scored.quantiles if return_tensors else _at(ensemble, levels),
+            "quantiles": scored.quantiles if return_tensors else quantiles_at(ensemble, levels),
             "risk": {name: _measure(name)(scored.quantiles).float() for name in risk},
             "last_state": len(ids) - 1 if scored.ended else len(ids),
         }
@@ -134,10 +131,8 @@ def _parts(inputs) -> tuple:
         return inputs, None, {}
     messages = getattr(inputs, "messages", inputs)  # transformers wraps lists of messages
     if isinstance(messages, list | tuple):
-        messages = list(messages)
-        roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
-        first = roles.index("assistant") if "assistant" in roles else len(messages)
-        return messages[:first], messages[first:] or None, {}
+        prompt, completion = split_conversation(list(messages))
+        return prompt, completion or None, {}
     if not isinstance(inputs, dict) or "prompt" not in inputs:
         raise ValueError(
             f"{inputs!r:.80} cannot be read: give a text, a chat's messages, or a dict with a prompt and, if it has "
@@ -150,11 +145,6 @@ def _parts(inputs) -> tuple:
         )
     options = {name: inputs[name] for name in ("tools", "truncated") if inputs.get(name) is not None}
     return inputs["prompt"], inputs.get("completion"), options
-
-
-def _at(ensemble: Tensor, levels: Sequence[float]) -> Tensor:
-    """(T + 1, levels) of (T + 1, M)."""
-    return torch.stack([value_at_risk(ensemble, level) for level in levels], -1)
 
 
 def _measure(name: str) -> RiskMeasure:

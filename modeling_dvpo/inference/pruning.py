@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..text.batches import padded_tokens
 from .prefix_reader import PrefixReader
 from .risk_measures import RiskMeasure
-from .sampling import Continuation, padded_left
+from .sampling import Continuation, Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def write_and_prune(
         measure: (..., M) -> (...), higher is better.
     """
     drafts = [Draft(prompt) for prompt in range(len(prompts)) for _ in range(n)]
-    before = reader.read(*padded_left(prompts, 0, reader.critic.device))[:, -1].cpu()
+    before = reader.read(*padded_tokens(prompts, side="left"))[:, -1].cpu()
     reader.select([draft.prompt for draft in drafts])
     for draft in drafts:
         draft.state = before[draft.prompt]
@@ -80,7 +81,7 @@ def write_and_prune(
     while live and left > 0:
         new = continuation.write(min(pruning.every, left))
         left -= pruning.every
-        _read(reader, live, new, continuation.end_ids)
+        _read(reader, live, new)
         if left > 0:
             _drop_worst(drafts, measure, pruning)
         places = [place for place, draft in enumerate(live) if not draft.ended and not draft.dropped]
@@ -91,14 +92,12 @@ def write_and_prune(
     return drafts
 
 
-def _read(reader: PrefixReader, live: list[Draft], new: list[list[int]], end_ids: list[int]) -> None:
-    width = max(map(len, new))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in new])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in new])
-    for draft, row, outputs in zip(live, new, reader.read(ids, mask).cpu(), strict=True):
-        draft.ids += row
-        draft.ended = row[-1] in end_ids
-        states = torch.cat([draft.state[None], outputs[: len(row)]])
+def _read(reader: PrefixReader, live: list[Draft], new: list[Written]) -> None:
+    ids, mask = padded_tokens([written.ids for written in new])
+    for draft, written, outputs in zip(live, new, reader.read(ids, mask).cpu(), strict=True):
+        draft.ids += written.ids
+        draft.ended = written.ended
+        states = torch.cat([draft.state[None], outputs[: len(written.ids)]])
         # as ScoredCompletion.last_state: the one before the end token knows the whole answer
         draft.state = states[-2 if draft.ended else -1]
 

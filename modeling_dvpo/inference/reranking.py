@@ -8,33 +8,24 @@ A candidate's score is a number made of the distribution that the critic sees in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..auto import AutoModelForDistributionalValue
 from ..text.assistant_turns import Messages
-from ..text.completion_tokens import Tokens
+from ..text.completion_tokens import Tokens, completion_of, prompt_tokens
 from .candidates import Candidate, ranked
-from .named_models import Named, critic_and_tokenizer, loaded
 from .prefix_reader import PrefixReader, evaluating
-from .pruning import (
-    Draft,
-    Pruning,
-    tokens_saved,
-    write_and_prune,
-)
+from .pruning import Draft, Pruning, tokens_saved, write_and_prune
 from .risk_measures import RiskMeasure, parse_risk_measure
-from .sampling import (
-    Continuation,
-    Sampling,
-    as_sampled,
-    completion_text,
-    end_token_ids,
-    prompt_tokens,
-)
+from .sampling import Continuation, Sampler, Sampling, as_sampled
 from .scoring import score_completions, score_tokens
+
+Named = str | os.PathLike
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ def rerank(
     measure = parse_risk_measure(score)
     if not candidates or isinstance(candidates, str):
         raise ValueError(f"candidates are {candidates!r:.60}; a list of at least one completion is needed.")
-    critic, tokenizer = critic_and_tokenizer(critic, tokenizer, device, dtype)
+    critic, tokenizer = _critic_and_tokenizer(critic, tokenizer, device, dtype)
     scored = score_completions(
         critic,
         tokenizer,
@@ -140,8 +131,9 @@ def best_of_n(
         critic, score, use_cache, device, dtype: as in `rerank`; a policy given by name is loaded likewise.
         tokenizer: of both; None reads it from where the policy (or else the critic) is read.
         prompts: texts, or chats' messages; several are sampled together, padded on the left.
-        max_new_tokens, temperature, top_k, top_p: as in `Sampling`; whatever the policy's own generation config says
-            of sampling is left out.
+        max_new_tokens: most tokens of a completion, its end token included.
+        temperature, top_k, top_p: as in `Sampling`; whatever the policy's own generation config says of sampling is
+            left out.
         seed: makes the samples repeatable, and leaves the global random generators as they were.
         batch_size: rows sampled together; a prompt's n always are.
         pruning: `Pruning(...)` or its settings: drop the worst candidates while they are being written.
@@ -154,25 +146,27 @@ def best_of_n(
         ValueError: settings out of range, an unknown score, or prompts that the critic cannot read.
     """
     measure = parse_risk_measure(score)
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     pruning = Pruning(**pruning) if isinstance(pruning, dict) else pruning
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"n is {n} and batch_size {batch_size}; both must be at least 1.")
+    if n < 1 or batch_size < 1 or max_new_tokens < 1:
+        raise ValueError(
+            f"n is {n}, batch_size {batch_size} and max_new_tokens {max_new_tokens}; each must be at least 1."
+        )
     if isinstance(prompts, str):
         raise ValueError(f"prompts is the text {prompts!r:.60}; a list of prompts is needed.")
     if tokenizer is None:
         tokenizer = next((model for model in (policy, critic) if isinstance(model, Named)), None)
-    policy = loaded(AutoModelForCausalLM, policy, device, dtype)
-    critic, tokenizer = critic_and_tokenizer(critic, tokenizer, device or policy.device, dtype)
+    policy = _loaded(AutoModelForCausalLM, policy, device, dtype)
+    critic, tokenizer = _critic_and_tokenizer(critic, tokenizer, device or policy.device, dtype)
     rows = [prompt_tokens(tokenizer, prompt, tools) for prompt in prompts]
     _require_room(policy, critic, rows, max_new_tokens)
-    end_ids = end_token_ids(policy, tokenizer)
+    sampler = Sampler(policy, tokenizer, sampling)
     results, step = [], max(1, batch_size // n)
     with as_sampled(policy, seed=seed), evaluating(critic):
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
             repeated = [row for row in some for _ in range(n)]
-            continuation = Continuation(policy, repeated, end_ids=end_ids, sampling=sampling)
+            continuation = Continuation(sampler, repeated)
             if pruning is None:
                 drafts = _written(continuation, critic, some, n, max_new_tokens, use_cache)
             else:
@@ -187,8 +181,27 @@ def best_of_n(
                 )
             for place, prompt in enumerate(prompts[start : start + step]):
                 own = drafts[place * n : (place + 1) * n]
-                results.append(_result(prompt, own, measure, tokenizer, end_ids))
+                results.append(_result(prompt, own, measure, tokenizer, sampler.end_ids))
     return results
+
+
+def _critic_and_tokenizer(critic, tokenizer, device, dtype):
+    """Both as objects; without a tokenizer, the one beside the critic."""
+    if tokenizer is None:
+        if not isinstance(critic, Named):
+            raise ValueError("The critic is a model, so nothing says where its tokenizer is: give tokenizer.")
+        tokenizer = critic
+    if isinstance(tokenizer, Named):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    return _loaded(AutoModelForDistributionalValue, critic, device, dtype), tokenizer
+
+
+def _loaded(auto_class, model, device, dtype):
+    """The model itself, or the one of this name."""
+    if not isinstance(model, Named):
+        return model
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return auto_class.from_pretrained(model, dtype=dtype).to(device)
 
 
 def _require_room(policy, critic, rows: list[list[int]], max_new_tokens: int) -> None:
@@ -205,21 +218,18 @@ def _require_room(policy, critic, rows: list[list[int]], max_new_tokens: int) ->
 def _written(continuation, critic, prompts, n, max_new_tokens, use_cache) -> list[Draft]:
     """n whole completions of each prompt, scored."""
     written = continuation.write(max_new_tokens)
-    drafts = [Draft(row // n, ids) for row, ids in enumerate(written)]
+    drafts = [Draft(row // n, ids, ended=ended) for row, (ids, ended) in enumerate(written)]
     rows = [
         Tokens(prompts[draft.prompt] + draft.ids, [False] * len(prompts[draft.prompt]) + [True] * len(draft.ids))
         for draft in drafts
     ]
     for draft, scored in zip(drafts, score_tokens(critic, rows, eos_token_id=None, use_cache=use_cache), strict=True):
-        draft.ended = draft.ids[-1] in continuation.end_ids
         draft.state = scored.quantiles[-2 if draft.ended else -1]
     return drafts
 
 
 def _result(prompt, drafts: list[Draft], measure: RiskMeasure, tokenizer, end_ids: list[int]) -> BestOfN:
-    texts = [completion_text(tokenizer, draft.ids, end_ids) for draft in drafts]
-    chat = not isinstance(prompt, str)
-    completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+    completions = [completion_of(tokenizer, prompt, draft.ids, end_ids) for draft in drafts]
     lengths = [len(draft.ids) for draft in drafts]
     order = ranked(
         completions, [draft.state for draft in drafts], lengths, [draft.pruned for draft in drafts], measure

@@ -1,8 +1,9 @@
 """The functionals of `quantiles.py` by name: what settings, scores and commands call them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ..critic.quantiles import (
@@ -66,6 +67,12 @@ def parse_risk_measure(spec: str | RiskMeasure) -> RiskMeasure:
     except ValueError:
         raise ValueError(f'{spec!r}: the parameter must be a number, as in "{name}=0.25".') from None
     return risk_measure(name, number)
+
+
+def quantiles_at(quantiles: Tensor, levels: Sequence[float]) -> Tensor:
+    """(..., L) quantiles at these levels of (..., M) atoms: of each, the lowest atom that reaches the level."""
+    ordered = quantiles.sort(-1).values
+    return torch.stack([value_at_risk(ordered, level, assume_sorted=True) for level in levels], -1)
 
 
 def _call(functional, level, quantiles):

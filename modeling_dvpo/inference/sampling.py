@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor
+from tqdm import tqdm
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers.generation import StopStringCriteria
 
-from ..text.assistant_turns import Messages
-from ..text.completion_tokens import plain_messages, prompt_ids
-from ..text.problems import RowProblem, require_chat_template, require_end_token
+from ..text.batches import batches_by_length, padded_tokens
+from ..text.problems import DataError
 from .prefix_reader import evaluating
+
+NEVER = torch.iinfo(torch.long).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,66 +25,116 @@ class Sampling:
     """How completions are sampled.
 
     Attributes:
-        max_new_tokens: most tokens of a completion, its end token included.
         temperature: above 0.
         top_k: number of tokens sampled from; 0, the default, for all of them (transformers' own default is 50).
         top_p: share of the probability sampled from; 1 for all.
+        min_p: least probability of a sampled token, as a share of the likeliest one's.
+        greedy: take the likeliest token, whatever the others say.
+        stop_strings: texts that end a completion as an end token does; they stay in it.
     """
 
-    max_new_tokens: int = 256
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float | None = None
+    greedy: bool = False
+    stop_strings: Sequence[str] = ()
 
     def __post_init__(self):
-        if self.max_new_tokens < 1 or self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"{self}: needed are max_new_tokens >= 1, temperature > 0, top_k >= 0 and top_p in (0, 1]."
+        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= (self.min_p or 0) <= 1:
+            raise ValueError(f"{self}: needed are temperature > 0, top_k >= 0, top_p in (0, 1] and min_p in [0, 1].")
+
+
+class Written(NamedTuple):
+    """New tokens of a row, its end token or stop string included, and whether it ended by one of these."""
+
+    ids: list[int]
+    ended: bool
+
+
+class Sampler:
+    """Goes on writing rows of tokens. Draws are from torch's global generator, on the policy's device.
+
+    Args:
+        policy: a causal LM, or a PEFT model around one, with the generation config of its checkpoint (so not inside
+            `as_sampled`).
+        tokenizer: the policy's; it needs no pad token.
+        sampling: settings.
+
+    Attributes:
+        end_ids: what ends a completion: the end tokens of the generation config, and the tokenizer's.
+
+    Raises:
+        DataError: nothing could end a completion but its length.
+    """
+
+    def __init__(self, policy, tokenizer, sampling: Sampling):
+        self.policy, self.end_ids = policy, known_end_ids(policy, tokenizer)
+        stops = list(sampling.stop_strings)
+        if not self.end_ids and not stops:
+            raise DataError(
+                "Neither the model nor the tokenizer has an end token, so that no completion could end before its "
+                "length limit: set `tokenizer.eos_token`, or give stop_strings."
             )
+        self.stop_strings = StopStringCriteria(tokenizer, stops) if stops else None
+        # padding is masked, and what stands behind a row's end is cut off: any id will do
+        self.pad_id = self.end_ids[0] if self.end_ids else 0
+        drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        self.settings = {
+            "do_sample": not sampling.greedy,
+            **({} if sampling.greedy else drawn),
+            "eos_token_id": self.end_ids or None,
+            "pad_token_id": self.pad_id,
+            "use_cache": True,
+            "return_dict_in_generate": True,
+        }
+
+    def __call__(
+        self, rows: Sequence[list[int]], limits: Sequence[int], *, batch_size: int, progress: bool = False
+    ) -> list[Written]:
+        """What is written after each row, in their order: at most its limit of new tokens.
+
+        Rows of like length are written together, `batch_size` at a time.
+        """
+        written: dict[int, Written] = {}
+        batches = batches_by_length([len(row) for row in rows], max_rows=batch_size)
+        with as_sampled(self.policy), tqdm(total=len(rows), desc="completions", disable=not progress) as bar:
+            for batch in reversed(batches):  # longest first: a lack of memory shows at once
+                new = Continuation(self, [rows[i] for i in batch]).write(max(limits[i] for i in batch))
+                for i, (ids, ended) in zip(batch, new, strict=True):
+                    written[i] = Written(ids[: limits[i]], ended and len(ids) <= limits[i])
+                bar.update(len(batch))
+        return [written[i] for i in range(len(rows))]
 
 
 class Continuation:
-    """Rows that a policy goes on writing, some tokens at a time, as if it wrote them at once.
+    """Rows that go on being written, some tokens at a time, as if they were written at once.
 
     Args:
-        policy: a causal LM, or a PEFT model around one; call inside `as_sampled(policy)`.
-        prompts: token ids of each row's prompt; they are padded on the left.
-        end_ids: what ends a completion.
-        sampling: `max_new_tokens` of it is the caller's affair.
-        processors: change the policy's distribution before temperature, top_k and top_p do.
+        sampler: of the policy; call inside `as_sampled(policy)`.
+        rows: tokens to go on from.
+
+    Attributes:
+        ids, mask: (B, T) of the rows so far, padded on the left.
     """
 
-    def __init__(
-        self,
-        policy,
-        prompts: Sequence[list[int]],
-        *,
-        end_ids: list[int],
-        sampling: Sampling,
-        processors: Sequence[LogitsProcessor] = (),
-    ):
-        self.policy, self.end_ids, self.processors = policy, end_ids, list(processors)
-        # padding is masked, and what stands behind a row's end is cut off: any id will do
-        self.ids, self.mask = padded_left(prompts, end_ids[0], policy.device)
-        self.settings = {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "eos_token_id": end_ids,
-            "pad_token_id": end_ids[0],
-            "return_dict_in_generate": True,
-        }
-        self._cache = None
+    def __init__(self, sampler: Sampler, rows: Sequence[list[int]]):
+        self.sampler = sampler
+        self.ids, self.mask = padded_tokens(rows, pad_id=sampler.pad_id, side="left", device=sampler.policy.device)
+        self._first, self._cache = self.ids.shape[1], None
 
-    def write(self, count: int) -> list[list[int]]:
-        """At most `count` new tokens of each row, none behind its end token."""
-        width = self.ids.shape[1]
-        written = self.policy.generate(
+    def write(self, count: int, processors: Sequence[LogitsProcessor] = ()) -> list[Written]:
+        """At most `count` new tokens of each row; `processors` change the policy's distribution before temperature,
+        top_k, top_p and min_p do."""
+        sampler, width = self.sampler, self.ids.shape[1]
+        stop = _StopStrings(sampler.stop_strings, self.ids, self._first) if sampler.stop_strings else None
+        written = sampler.policy.generate(
             input_ids=self.ids,
             attention_mask=self.mask,
-            generation_config=GenerationConfig(max_new_tokens=count, **self.settings),
-            logits_processor=self.processors,
+            generation_config=GenerationConfig(max_new_tokens=count, **sampler.settings),
+            logits_processor=list(processors),
+            stopping_criteria=[stop] if stop else [],
+            synced_gpus=False,  # every rank has the whole weights: none waits for the others
             **({} if self._cache is None else {"past_key_values": self._cache}),
         )
         cache = getattr(written, "past_key_values", None)
@@ -89,7 +143,8 @@ class Continuation:
         self.ids = written.sequences
         new = self.ids[:, width:]
         self.mask = torch.cat([self.mask, torch.ones_like(new)], 1)
-        return [self._until_end(row) for row in new.tolist()]
+        stopped = stop.lengths.tolist() if stop else [NEVER] * len(new)
+        return [self._cut(*row) for row in zip(new.tolist(), stopped, strict=True)]
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order; none of them may have ended."""
@@ -98,42 +153,26 @@ class Continuation:
         if self._cache is not None:
             self._cache.reorder_cache(rows)
 
-    def _until_end(self, ids: list[int]) -> list[int]:
-        end = next((place + 1 for place, token in enumerate(ids) if token in self.end_ids), len(ids))
-        return ids[:end]
+    def _cut(self, ids: list[int], stopped: int) -> Written:
+        ended = next((place + 1 for place, token in enumerate(ids) if token in self.sampler.end_ids), NEVER)
+        length = min(ended, stopped)
+        return Written(ids[:length], length <= len(ids))
 
 
-def padded_left(rows: Sequence[list[int]], pad_id: int, device) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, (B, T) each."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask
+class _StopStrings(StoppingCriteria):
+    """Stops rows at their stop strings, looked for behind the prompt only, and notes after how many new tokens.
 
-
-def prompt_tokens(tokenizer, prompt: str | Messages, tools: list | None = None) -> list[int]:
-    """What a policy goes on from: a text's tokens, or a chat's up to where the assistant's next turn begins.
-
-    Raises:
-        ValueError: it has no tokens, or is no prompt.
+    The note is needed because what `generate` writes behind a stopped row cannot be told from the policy's own tokens.
     """
-    if isinstance(prompt, str):
-        ids = prompt_ids(tokenizer, prompt)
-    else:
-        require_chat_template(tokenizer)
-        text = tokenizer.apply_chat_template(
-            plain_messages(prompt), tools=tools, tokenize=False, add_generation_prompt=True
-        )
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-    if not ids:
-        raise RowProblem("empty", f"{prompt!r:.60} has no tokens")
-    return ids
 
+    def __init__(self, criterion: StopStringCriteria, ids: Tensor, first: int):
+        self.criterion, self.first, self.width = criterion, first, ids.shape[1]
+        self.lengths = torch.full((len(ids),), NEVER, device=ids.device)
 
-def completion_text(tokenizer, ids: list[int], end_ids: list[int]) -> str:
-    """What a sampled completion says, without its end token."""
-    ids = ids[:-1] if ids and ids[-1] in end_ids else ids
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def __call__(self, input_ids: Tensor, scores, **kwargs) -> Tensor:
+        done = self.criterion(input_ids[:, self.first :], scores)
+        self.lengths = self.lengths.minimum(torch.where(done, input_ids.shape[1] - self.width, NEVER))
+        return done
 
 
 def known_end_ids(policy, tokenizer) -> list[int]:
@@ -144,12 +183,13 @@ def known_end_ids(policy, tokenizer) -> list[int]:
     return list(dict.fromkeys(known + own))
 
 
-def end_token_ids(policy, tokenizer) -> list[int]:
-    """`known_end_ids`, of which there must be one; raises `DataError`."""
-    ids = known_end_ids(policy, tokenizer)
-    if not ids:
-        require_end_token(tokenizer)
-    return ids
+@contextmanager
+def seeded(device: torch.device, seed: int | None) -> Iterator[None]:
+    """Torch's generators start from this seed inside, and go on as they were outside; None changes nothing."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 @contextmanager
@@ -160,10 +200,7 @@ def as_sampled(policy, *, seed: int | None = None) -> Iterator[None]:
     """
     model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     own = model.generation_config
-    devices = [policy.device] if policy.device.type == "cuda" else []
-    with torch.random.fork_rng(devices, enabled=seed is not None), evaluating(policy):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(policy.device, seed), evaluating(policy):
         model.generation_config = GenerationConfig()
         try:
             yield

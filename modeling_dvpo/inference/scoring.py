@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..text.assistant_turns import Messages
+from ..text.batches import batches_by_length, padded_tokens
 from ..text.completion_tokens import CompletionTokenizer, Tokens
 from ..text.problems import RowProblem
 from .prefix_reader import PrefixReader, evaluating
@@ -115,9 +116,11 @@ def score_tokens(
         for prompt, members in shared:
             states.update(_after_prompt(critic, rows, prompt, members, max_tokens, use_cache))
         alone = [i for i in range(len(rows)) if i not in states]
-        for places in _batches([len(rows[i].input_ids) for i in alone], max_tokens):
+        for places in batches_by_length([len(rows[i].input_ids) for i in alone], max_tokens=max_tokens):
             batch = [alone[place] for place in places]
-            quantiles = _quantiles(critic, [rows[i].input_ids for i in batch])
+            # padded on the right, where causal attention does not see it
+            ids, mask = padded_tokens([rows[i].input_ids for i in batch], device=critic.device)
+            quantiles = critic(input_ids=ids, attention_mask=mask, use_cache=False).quantiles
             for i, outputs in zip(batch, quantiles, strict=True):
                 states[i] = _states(rows[i], outputs, first=0)
     return [_scored(row, states[i], eos_token_id) for i, row in enumerate(rows)]
@@ -157,30 +160,6 @@ def require_readable(critic, rows: Sequence[Tokens]) -> None:
             )
 
 
-def _batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
-    """Rows of like length together, so that little is padded; at most `max_tokens` a batch with its padding."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not batches or lengths[i] * (len(batches[-1]) + 1) > max_tokens:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
-
-
-def _quantiles(critic, rows: list[list[int]]) -> Tensor:
-    """(B, T, N, M) of rows padded on the right, where causal attention does not see it."""
-    ids, mask = _padded(rows, critic.device)
-    return critic(input_ids=ids, attention_mask=mask, use_cache=False).quantiles
-
-
-def _padded(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, (B, T) each."""
-    length = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
-    return ids, mask
-
-
 def _shared_prompts(rows: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:
     """Prompts that several rows begin with, and which rows do."""
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -197,9 +176,9 @@ def _after_prompt(critic, rows, prompt: list[int], members: list[int], max_token
     if not reader.use_cache:
         return  # to read the rows with their prompt is no more work, then
     lengths = [len(rows[i].input_ids) for i in members]
-    for places in _batches(lengths, max_tokens):
+    for places in batches_by_length(lengths, max_tokens=max_tokens):
         batch = [members[place] for place in places]
-        ids, mask = _padded([rows[i].input_ids[len(prompt) :] for i in batch], critic.device)
+        ids, mask = padded_tokens([rows[i].input_ids[len(prompt) :] for i in batch])
         after = reader.branch(torch.zeros(len(batch), dtype=torch.long)).read(ids, mask)
         for i, outputs in zip(batch, after, strict=True):
             yield i, _states(rows[i], torch.cat([before, outputs]), first=len(prompt) - 1)

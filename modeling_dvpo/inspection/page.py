@@ -14,13 +14,13 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
+from ..inference.risk_measures import quantiles_at
 from ..inference.scoring import ScoredCompletion
 from .state_numbers import (
     BANDS,
     ENSEMBLE_LEVELS,
     HEAD_LEVELS,
     StateNumbers,
-    quantiles_at,
     shown_levels,
 )
 from .token_texts import TokenText, token_texts
@@ -127,7 +127,6 @@ def _response(numbers: StateNumbers, tokenizer, facts: dict) -> dict:
     first = scored.action_positions[0]
     said = texts[first : scored.action_positions[-1] + 1]
     actions = set(scored.action_positions)
-    ordered = numbers.heads.sort(-1).values
     return {
         "prompt": _pieces("".join(text.text for text in texts[:first])),
         "tokens": _tokens(said, [first + i in actions for i in range(len(said))]),
@@ -139,7 +138,7 @@ def _response(numbers: StateNumbers, tokenizer, facts: dict) -> dict:
         "chance": _floats(numbers.chance(facts["threshold"])),
         "bandQuantiles": _shorts(numbers.bands(), facts),
         "fan": _shorts(quantiles_at(numbers.ensemble, facts["levels"]), facts),
-        "headFans": _shorts(quantiles_at(ordered, facts["headLevels"]), facts),
+        "headFans": _shorts(quantiles_at(numbers.heads, facts["headLevels"]), facts),
         "headValues": _floats(numbers.heads.mean(-1)),
     }
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..text.assistant_turns import Messages
+from ..text.assistant_turns import Messages, split_conversation
 from ..text.problems import DataError
 
 
@@ -100,11 +100,10 @@ def _responses(place: int, row: Any) -> Iterator[Response]:
 def _split(place: int, messages: Any) -> tuple[Messages, Messages]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise DataError(f"Row {place}: messages is {messages!r:.60}; it must be a list of chat messages.")
-    roles = [message.get("role") for message in messages]
-    if "assistant" not in roles:
+    prompt, completion = split_conversation(messages)
+    if not completion:
         raise DataError(f"Row {place}: no message is the assistant's, so there is nothing to show.")
-    first = roles.index("assistant")
-    return messages[:first], messages[first:]
+    return prompt, completion
 
 
 def _response(label: str, place: int, row: dict, completion: Any, reward: Any) -> Response:

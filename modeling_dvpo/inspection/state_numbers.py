@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..critic.quantiles import cvar, quantile_levels, value_at_risk
+from ..critic.quantiles import cvar, quantile_levels
+from ..inference.risk_measures import quantiles_at
 from ..inference.scoring import ScoredCompletion
 from ..metrics.scores import head_disagreement
 
@@ -88,11 +88,6 @@ class StateNumbers:
     def bands(self) -> Tensor:
         """(S, 5) quantiles at the levels of `BANDS`."""
         return quantiles_at(self.ensemble, BANDS)
-
-
-def quantiles_at(ordered: Tensor, levels: Sequence[float]) -> Tensor:
-    """(..., L) quantiles at these levels of (..., M) sorted atoms: of each, the lowest atom that reaches the level."""
-    return torch.stack([value_at_risk(ordered, level, assume_sorted=True) for level in levels], -1)
 
 
 def shown_levels(num_quantiles: int, levels: list[float]) -> list[float]:

@@ -17,6 +17,13 @@ Messages = list[dict[str, Any]]
 Spans = list[tuple[int, int]]
 
 
+def split_conversation(messages: Messages) -> tuple[Messages, Messages]:
+    """Prompt and completion: what comes before the first assistant turn, which may be everything, and the rest."""
+    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+    first = roles.index("assistant") if "assistant" in roles else len(messages)
+    return messages[:first], messages[first:]
+
+
 def assistant_spans(
     tokenizer, conversation: Messages, first: int = 0, *, tools: list | None = None, truncated: bool = False
 ) -> tuple[str, Spans]:

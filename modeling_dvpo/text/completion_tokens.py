@@ -1,4 +1,4 @@
-"""From a prompt and a completion to tokens, and which of them are the policy's actions.
+"""From a prompt and a completion to tokens, and which of them are the policy's actions; and back to text.
 
 Prompt and completion of a text are tokenised apart, because the policy that sampled the completion had the prompt's
 tokens fixed. A chat is rendered once and cut at the assistant's turns, and the pieces are tokenised apart for the same
@@ -7,6 +7,7 @@ reason.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +144,37 @@ def prompt_ids(tokenizer, text: str) -> list[int]:
         return plain
     by_habit = tokenizer(text).input_ids[:1] == [bos]
     return [bos, *plain] if by_habit or not plain else plain
+
+
+def prompt_tokens(tokenizer, prompt: str | Messages, tools: list | None = None) -> list[int]:
+    """What a policy goes on from: a text's tokens, or a chat's up to where the assistant's next turn begins.
+
+    Raises:
+        RowProblem: "empty" without tokens, "not text" for what is no messages, "chat template" where it refuses them.
+        DataError: a chat, and the tokenizer lacks a chat template.
+    """
+    if isinstance(prompt, str):
+        ids = prompt_ids(tokenizer, prompt)
+    else:
+        require_chat_template(tokenizer)
+        messages = plain_messages(prompt)
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, tools=tools or None, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # whatever the template raises
+            raise RowProblem("chat template", f"{type(error).__name__}: {error}"[:200]) from error
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+    if not ids:
+        raise RowProblem("empty", f"{prompt!r:.60} has no tokens")
+    return ids
+
+
+def completion_of(tokenizer, prompt: str | Messages, ids: list[int], end_ids: Sequence[int]) -> str | Messages:
+    """What was sampled after a prompt, without its end token: text after text, after a chat the assistant's turn."""
+    ids = ids[:-1] if ids and ids[-1] in end_ids else ids
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
 def plain_messages(messages: Any) -> Messages:

@@ -17,6 +17,7 @@ from modeling_dvpo.inference.risk_measures import (
     RISK_MEASURES,
     SHORT_NAMES,
     parse_risk_measure,
+    quantiles_at,
     risk_measure,
 )
 
@@ -68,3 +69,8 @@ def test_refusals(spec, message):
 def test_a_parameter_out_of_range_is_the_functionals_to_refuse():
     with pytest.raises(ValueError, match=r"alpha is a share .* got 3"):
         parse_risk_measure("cvar=3")(torch.ones(4))
+
+
+def test_quantiles_are_the_lowest_atoms_that_reach_a_level():
+    found = quantiles_at(torch.tensor([[4.0, 1.0, 3.0, 2.0], [0.0, 5.0, 0.0, 5.0]]), [0.25, 0.3, 1.0])
+    assert found.tolist() == [[1.0, 2.0, 4.0], [0.0, 0.0, 5.0]]

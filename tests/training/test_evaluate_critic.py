@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM
 
 import modeling_dvpo.training.evaluate_critic as script
 from modeling_dvpo import AutoModelForDistributionalValue
+from modeling_dvpo.inference import sampling
 from modeling_dvpo.inference.scoring import score_completions
 from modeling_dvpo.metrics.report import critic_report
 from modeling_dvpo.metrics.scores import constant_quantiles
-from modeling_dvpo.training.errors import ConfigError
+from modeling_dvpo.training.errors import ConfigError, RolloutError
 from modeling_dvpo.training.evaluation import evaluator
 from modeling_dvpo.training.evaluation.predictions import Predictor
-from modeling_dvpo.training.rollouts import generation
 
 TESTS = Path(__file__).parents[1]
 SAMPLING = {
@@ -351,8 +351,8 @@ def test_other_tokenizers_are_refused(inputs, tmp_path):
 
 
 def test_a_policy_that_cannot_end_is_refused(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "known_end_ids", lambda policy, tokenizer: [])
-    with pytest.raises(generation.RolloutError, match="has an end token"):
+    monkeypatch.setattr(sampling, "known_end_ids", lambda policy, tokenizer: [])
+    with pytest.raises(RolloutError, match="has an end token"):
         run(tmp_path / "run", sampling_flags(inputs))
     assert not (tmp_path / "run").exists()
 

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from modeling_dvpo.text.batches import batches_by_length, padded, padded_tokens
+
 
 class MicroBatch(NamedTuple):
     """Row indices that go through the model together.
@@ -41,12 +43,11 @@ def pack_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
     Args:
         lengths: tokens of each row.
-        max_tokens: size of a bin; a longer row is refused.
+        max_tokens: size of a bin; a longer row has a bin of its own.
 
     Returns:
         Bins of positions in `lengths`, each position exactly once.
     """
-    _refuse_rows_over(lengths, max_tokens)
     bins: list[list[int]] = []
     room: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
@@ -59,37 +60,17 @@ def pack_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return bins
 
 
-def group_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Group rows of similar length so that rows × longest row, padding included, is at most `max_tokens`.
-
-    Args:
-        lengths: tokens of each row.
-        max_tokens: size of a padded group; a longer row is refused.
-
-    Returns:
-        Groups of positions in `lengths`, longest rows first, each position exactly once.
-    """
-    _refuse_rows_over(lengths, max_tokens)
-    groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= max_tokens:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
-
-
 class RewardBatchSampler:
     """Plans the micro-batches of every optimizer step, for one rank.
 
     Rows are shuffled by `seed + epoch`, cut into steps of `rows_per_step`, and each step is binned by `pack_rows`
-    (packed) or `group_by_length` (padded). Bins are dealt to the ranks; where they do not go round, the bins with the
+    (packed) or `batches_by_length` (padded). Bins are dealt to the ranks; where they do not go round, those with the
     most rows are split, and where there are too few rows for that, fillers make up the number.
 
     Args:
         lengths: tokens of each row of the dataset.
         rows_per_step: rows of one optimizer step, over all ranks and all accumulated micro-batches.
-        max_tokens: tokens of one micro-batch on one rank, padding included.
+        max_tokens: tokens of one micro-batch on one rank, padding included; a longer row is refused.
         packing: plan for the packed layout; otherwise for the padded one.
         rank: this process.
         world_size: number of processes.
@@ -141,7 +122,7 @@ class RewardBatchSampler:
 
     def _plan(self, rows: list[int]) -> list[MicroBatch]:
         lengths = [self.lengths[row] for row in rows]
-        bins = (pack_rows if self.packing else group_by_length)(lengths, self.max_tokens)
+        bins = (pack_rows if self.packing else batches_by_length)(lengths, max_tokens=self.max_tokens)
         while len(bins) % self.world_size:
             largest = max(bins, key=len)
             if len(largest) == 1:
@@ -202,11 +183,12 @@ class RewardCollator:
                 **{name: torch.cat(column)[None] for name, column in floats.items()},
             }
         else:
+            ids, attention_mask = padded_tokens(tokens, pad_id=self.pad_token_id)
             batch = {
-                "input_ids": _pad(tokens, self.pad_token_id),
-                "attention_mask": _pad([torch.ones_like(row) for row in tokens], 0),
-                "completion_mask": _pad(masks, False),
-                **{name: _pad(column, 0.0) for name, column in floats.items()},
+                "input_ids": ids,
+                "attention_mask": attention_mask,
+                "completion_mask": padded(masks),
+                **{name: padded(column) for name, column in floats.items()},
             }
         if filler:
             for name in ("completion_mask", *self.float_columns):
@@ -266,10 +248,6 @@ def supports_packing(model: torch.nn.Module, *, seed: int = 0) -> bool:
 def _last_hidden(model: torch.nn.Module, tokens: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
     output = model(input_ids=tokens, use_cache=False, output_hidden_states=True, return_dict=True, **kwargs)
     return output.hidden_states[-1].float()
-
-
-def _pad(rows: list[torch.Tensor], value: float) -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
 
 def _refuse_rows_over(lengths: Sequence[int], max_tokens: int) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
-from contextlib import contextmanager
 
 import torch
 
+from modeling_dvpo.inference.sampling import Written, seeded
+from modeling_dvpo.text.batches import batches_by_length
+
 from ..data.prompts import Prompt, Prompts
-from ..rollouts.generation import Generator
+from ..rollouts.generation import make_sampler
 from ..rollouts.rollouts import Rollout
 from ..rollouts.samples import Scorer
 from .arguments import MonteCarloArguments, NamedSet
@@ -37,7 +39,7 @@ class MonteCarlo:
     def __init__(self, policy, tokenizer, score: Scorer, args: MonteCarloArguments, *, gamma: float, seed: int):
         self.policy, self.tokenizer, self.score, self.args = policy, tokenizer, score, args
         self.gamma, self.seed = gamma, seed
-        self.generate = Generator(policy, tokenizer, args)
+        self.sampler = make_sampler(policy, tokenizer, args)
 
     def sample(self, named: NamedSet, prompts: Prompts, folder, facts: dict, subset_column: str | None):
         """The `EvaluationSet` of one prompt set; every rank must call it."""
@@ -93,9 +95,8 @@ class MonteCarlo:
         """(S, K) discounted returns from each state on."""
         count = self.args.num_continuations
         size = max(1, self.args.generation_batch_size // count)
-        # neighbours of like length need little padding
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].input_ids) + len(prefixes[i]))
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        lengths = [len(prompt.input_ids) + len(prefix) for prompt, prefix in zip(prompts, prefixes, strict=True)]
+        batches = batches_by_length(lengths, max_rows=size)
 
         def go_on(number: int) -> dict[str, torch.Tensor]:
             each = [i for i in batches[number] for _ in range(count)]
@@ -120,30 +121,14 @@ class MonteCarlo:
         """
         rows = [[*prompt.input_ids, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
         limits = [self.args.max_completion_length - len(prefix) for prefix in prefixes]
-        new = self.generate(rows, limits)
-        rollouts = [
-            self._rollout(prompt, [*prefix, *ids], ended)
-            for prompt, prefix, (ids, ended) in zip(prompts, prefixes, new, strict=True)
-        ]
+        rollouts = [Rollout.begin(prompt) for prompt in prompts]
+        written = self.sampler(rows, limits, batch_size=self.args.generation_batch_size)
+        for rollout, prefix, (ids, ended) in zip(rollouts, prefixes, written, strict=True):
+            # in one piece: a character's tokens may lie on both sides of the state
+            rollout.add_own(Written([*prefix, *ids], ended), self.tokenizer, self.sampler.end_ids)
         numbers = range(len(rollouts))
         samples = self.score(rollouts, numbers, numbers, noise=False)
         return [(rollout.completion_ids, sample.reward) for rollout, sample in zip(rollouts, samples, strict=True)]
-
-    def _rollout(self, prompt: Prompt, ids: list[int], ended: bool) -> Rollout:
-        # decoded whole: a character's tokens may lie on both sides of the state
-        text = self.tokenizer.decode(
-            ids[:-1] if ids[-1] in self.generate.end_ids else ids,
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        return Rollout(
-            prompt=prompt,
-            input_ids=[*prompt.input_ids, *ids],
-            completion_mask=[False] * len(prompt.input_ids) + [True] * len(ids),
-            completion=text if isinstance(prompt.prompt, str) else [{"role": "assistant", "content": text}],
-            truncated=not ended,
-            num_turns=1,
-        )
 
     def _seed(self, named: NamedSet, purpose: str) -> int:
         return zlib.crc32(f"{self.seed} {named.name} {purpose}".encode())
@@ -165,14 +150,6 @@ def spread_states(lengths: Sequence[int], *, seed: int) -> list[int]:
     return [
         int((stratum + rng.random()) / len(lengths) * length) for stratum, length in zip(strata, lengths, strict=True)
     ]
-
-
-@contextmanager
-def seeded(device: torch.device, seed: int):
-    """Torch's generators start from this seed inside, and go on as they were outside."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _state_row(ids: list[int]) -> dict:

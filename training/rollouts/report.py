@@ -28,7 +28,7 @@ def sample_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     return metrics
 
 
-def evaluate(
+def evaluate_policy(
     sets: dict[str, Prompts],
     answer: Callable[[list[Prompt]], list[Rollout]],
     score: Scorer,

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modeling_dvpo.inference.sampling import Written
 from modeling_dvpo.text.assistant_turns import Messages
+from modeling_dvpo.text.completion_tokens import completion_of
 
 from ..data.prompts import Prompt
-from ..errors import RolloutError
-from .environments import (
-    Environment,
-    load_environment,
-    next_turns,
-    turn_ids,
-)
-from .generation import Generator, RolloutArguments
-
-__all__ = ["Rollout", "RolloutArguments", "RolloutError", "load_environment", "roll_out"]
+from .environments import Environment, next_turns, turn_ids
+from .generation import RolloutArguments, make_sampler
 
 
 @dataclass(kw_only=True)
@@ -39,6 +33,24 @@ class Rollout:
     completion: str | Messages
     truncated: bool = False
     num_turns: int = 0
+
+    @classmethod
+    def begin(cls, prompt: Prompt) -> Rollout:
+        """Nothing but the prompt, yet."""
+        return cls(
+            prompt=prompt,
+            input_ids=list(prompt.input_ids),
+            completion_mask=[False] * len(prompt.input_ids),
+            completion="" if isinstance(prompt.prompt, str) else [],
+        )
+
+    def add_own(self, written: Written, tokenizer, end_ids: list[int]) -> None:
+        """A turn of the policy's."""
+        self.input_ids += written.ids
+        self.completion_mask += [True] * len(written.ids)
+        self.completion += completion_of(tokenizer, self.prompt.prompt, written.ids, end_ids)
+        self.truncated = not written.ended
+        self.num_turns += 1
 
     @property
     def completion_ids(self) -> list[int]:
@@ -80,48 +92,27 @@ def roll_out(
     Raises:
         RolloutError: no end token, or an environment that answers wrongly.
     """
-    generate = Generator(policy, tokenizer, args, greedy=greedy)
-    rollouts = [
-        Rollout(
-            prompt=prompt,
-            input_ids=list(prompt.input_ids),
-            completion_mask=[False] * len(prompt.input_ids),
-            completion="" if isinstance(prompt.prompt, str) else [],
-        )
-        for prompt in prompts
-    ]
-
+    sampler = make_sampler(policy, tokenizer, args, greedy=greedy)
+    rollouts = [Rollout.begin(prompt) for prompt in prompts]
     live = rollouts
     while live:
         limits = [_room(rollout, args) for rollout in live]
-        turns = generate([rollout.input_ids for rollout in live], limits, progress=progress)
-        for rollout, (ids, ended) in zip(live, turns, strict=True):
-            _add_own(rollout, ids, tokenizer, generate.end_ids)
-            rollout.truncated = not ended
+        rows = [rollout.input_ids for rollout in live]
+        turns = sampler(rows, limits, batch_size=args.generation_batch_size, progress=progress)
+        for rollout, written in zip(live, turns, strict=True):
+            rollout.add_own(written, tokenizer, sampler.end_ids)
         live = [rollout for rollout in live if not rollout.truncated and rollout.num_turns < args.max_turns]
         if environment is None:
             live = []
         if live:
             answers = next_turns(environment, [rollout.prompt for rollout in live], [r.completion for r in live])
             pairs = zip(live, answers, strict=True)
-            live = [
-                rollout for rollout, turn in pairs if _add_answer(rollout, turn, tokenizer, generate.end_ids, args)
-            ]
+            live = [rollout for rollout, turn in pairs if _add_answer(rollout, turn, tokenizer, sampler.end_ids, args)]
     return rollouts
 
 
 def _room(rollout: Rollout, args: RolloutArguments) -> int:
     return args.max_completion_length - (len(rollout.input_ids) - len(rollout.prompt.input_ids))
-
-
-def _add_own(rollout: Rollout, ids: list[int], tokenizer, end_ids: list[int]) -> None:
-    rollout.input_ids += ids
-    rollout.completion_mask += [True] * len(ids)
-    rollout.num_turns += 1
-    text = tokenizer.decode(
-        ids[:-1] if ids[-1] in end_ids else ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    rollout.completion += text if isinstance(rollout.completion, str) else [{"role": "assistant", "content": text}]
 
 
 def _add_answer(rollout: Rollout, turn: None | str | Messages, tokenizer, end_ids: list[int], args) -> bool:

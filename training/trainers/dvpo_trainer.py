@@ -51,7 +51,7 @@ from ..rewards.noise import parse_reward_noise
 from ..rollouts.environments import load_environment
 from ..rollouts.generation import RolloutArguments
 from ..rollouts.mini_batches import Layout
-from ..rollouts.report import evaluate, sample_metrics, sample_table
+from ..rollouts.report import evaluate_policy, sample_metrics, sample_table
 from ..rollouts.rollouts import roll_out
 from ..rollouts.samples import (
     Sample,
@@ -275,7 +275,7 @@ class DVPOTrainer:
         rollout_args = replace(self.rollout_args, temperature=temperature or self.rollout_args.temperature)
         answer = partial(self.roll_out, seed=0, args=rollout_args, greedy=temperature == 0)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            return evaluate(
+            return evaluate_policy(
                 self.eval_prompts,
                 answer,
                 self.score,

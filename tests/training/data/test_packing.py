@@ -12,7 +12,6 @@ from modeling_dvpo.training.data.packing import (
     MicroBatch,
     RewardBatchSampler,
     RewardCollator,
-    group_by_length,
     pack_rows,
     supports_packing,
 )
@@ -32,32 +31,19 @@ def row(tokens, completion=2, reward=1.0, **more):
     }
 
 
-class TestBins:
+class TestPackRows:
     def test_first_fit_by_hand(self):
         # 7 | 6 | 4 does not fit beside 7 or 6 in 10? 6 + 4 = 10 does; 3 beside 7; 2 in a bin of its own with 1
         assert pack_rows([3, 7, 1, 6, 4, 2], 10) == [[1, 0], [3, 4], [5, 2]]
 
-    def test_padded_groups_by_hand(self):
-        # longest first: 7 (2 × 7 > 12), 6 with 4 (2 × 6), 3 with 2 and 1
-        assert group_by_length([3, 7, 1, 6, 4, 2], 12) == [[1], [3, 4], [0, 5, 2]]
-
     @settings(max_examples=100, deadline=None)
     @given(lengths_lists, st.integers(20, 60))
     def test_every_row_once_and_none_too_full(self, lengths, max_tokens):
-        packed, padded = pack_rows(lengths, max_tokens), group_by_length(lengths, max_tokens)
-        for bins in (packed, padded):
-            assert sorted(sum(bins, [])) == list(range(len(lengths)))
+        packed = pack_rows(lengths, max_tokens)
+        assert sorted(sum(packed, [])) == list(range(len(lengths)))
         assert all(sum(lengths[i] for i in members) <= max_tokens for members in packed)
-        assert all(max(lengths[i] for i in members) * len(members) <= max_tokens for members in padded)
         # First fit leaves at most one bin half empty.
         assert sum(2 * sum(lengths[i] for i in members) <= max_tokens for members in packed) <= 1
-
-    @pytest.mark.parametrize("plan", [pack_rows, group_by_length])
-    def test_a_row_too_long_is_refused(self, plan):
-        with pytest.raises(
-            ValueError, match=r"2 of 3 rows are longer than max_tokens = 8 \(row 1 first, .* 11 tokens"
-        ):
-            plan([5, 9, 11], 8)
 
 
 class TestSampler:
@@ -127,7 +113,7 @@ class TestSampler:
             ({"rows_per_step": 0}, "at least 1 row"),
             ({"rank": 2, "world_size": 2}, "rank 2 is not one of the 2 ranks"),
             ({"drop_last": True, "rows_per_step": 3}, "2 rows do not fill one step of 3"),
-            ({"max_tokens": 4}, "1 of 2 rows are longer than max_tokens = 4"),
+            ({"max_tokens": 4}, r"1 of 2 rows are longer than max_tokens = 4 \(row 0 first, the longest has 5 tokens"),
         ],
     )
     def test_refusals(self, kwargs, message):

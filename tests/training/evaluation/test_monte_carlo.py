@@ -6,13 +6,13 @@ from conftest import tiny_tokenizer
 from tiny_models import tiny_config
 from transformers import AutoModelForCausalLM
 
+from modeling_dvpo.inference.sampling import Written, seeded
 from modeling_dvpo.training.data.arguments import PromptArguments
 from modeling_dvpo.training.data.prompts import load_prompts
 from modeling_dvpo.training.evaluation.arguments import MonteCarloArguments, NamedSet
 from modeling_dvpo.training.evaluation.monte_carlo import (
     MonteCarlo,
     prompts_of,
-    seeded,
     spread_states,
 )
 from modeling_dvpo.training.evaluation.parts import Parts
@@ -68,10 +68,10 @@ class Scripted:
         self.end_ids = [tokenizer.eos_token_id]
         self.answer, self.new, self.calls = answer, new, []
 
-    def __call__(self, rows, limits):
+    def __call__(self, rows, limits, *, batch_size):
         whole = not self.calls
         self.calls.append((rows, limits))
-        return [(list(self.answer if whole else self.new), True) for _ in rows]
+        return [Written(list(self.answer if whole else self.new), True) for _ in rows]
 
 
 def test_states_and_returns_by_hand(policy, tokenizer, prompts, tmp_path):
@@ -85,7 +85,7 @@ def test_states_and_returns_by_hand(policy, tokenizer, prompts, tmp_path):
         return [float(len(ids)) + 100 * own for ids, own in zip(completion_ids, level, strict=True)]
 
     monte_carlo = sampler(policy, tokenizer, reward, gamma=0.5)
-    monte_carlo.generate = generate = Scripted(tokenizer, answer, new)
+    monte_carlo.sampler = scripted = Scripted(tokenizer, answer, new)
     found = monte_carlo.sample(NAMED, prompts, tmp_path, {}, "level")
 
     places = found.prompts
@@ -101,7 +101,7 @@ def test_states_and_returns_by_hand(policy, tokenizer, prompts, tmp_path):
         assert row["completion_mask"] == [False] * (len(prompt) + step) + [True]
         # one step is left after the next action
         assert returns.tolist() == [0.5 * (step + 2 + 100 * place)] * 3
-    asked = [(row, limit) for rows, limits in generate.calls[1:] for row, limit in zip(rows, limits, strict=True)]
+    asked = [(row, limit) for rows, limits in scripted.calls[1:] for row, limit in zip(rows, limits, strict=True)]
     assert len(asked) == 18
     for place, step in zip(places, found.steps.tolist(), strict=True):
         assert asked.count(([*prompts[place].input_ids, *answer[:step]], 12 - step)) == 3

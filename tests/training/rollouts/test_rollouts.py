@@ -4,18 +4,18 @@ import copy
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_models import tiny_causal_lm
 from transformers import GenerationConfig
 
-from modeling_dvpo.inference.sampling import known_end_ids
 from modeling_dvpo.training.data.arguments import PromptArguments
 from modeling_dvpo.training.data.prompts import Prompt
 from modeling_dvpo.training.errors import ConfigError, RewardDataError, RolloutError
 from modeling_dvpo.training.rollouts.environments import load_environment, turn_ids
-from modeling_dvpo.training.rollouts.generation import RolloutArguments
+from modeling_dvpo.training.rollouts.generation import RolloutArguments, make_sampler
 from modeling_dvpo.training.rollouts.rollouts import roll_out
 from modeling_dvpo.training.run.config import parse_config
 
@@ -55,7 +55,7 @@ def scripted(policy, *answers: list[int]):
     def generate(input_ids, generation_config, **_):
         new = answers.pop(0)[: generation_config.max_new_tokens]
         new = new + [generation_config.pad_token_id] * (generation_config.max_new_tokens - len(new))
-        return torch.cat([input_ids, torch.tensor([new] * len(input_ids))], dim=1)
+        return SimpleNamespace(sequences=torch.cat([input_ids, torch.tensor([new] * len(input_ids))], dim=1))
 
     policy.generate = generate
     return policy
@@ -63,25 +63,6 @@ def scripted(policy, *answers: list[int]):
 
 def ids_of(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False).input_ids
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
-@pytest.mark.parametrize("model_type", ["qwen3", "gpt2"])
-def test_padding_and_batching_change_nothing(model_type, batch_size, prompts, tiny_tokenizer):
-    """Greedy, against `generate` row by row without padding, and in the order of the prompts."""
-    torch.manual_seed(1)
-    policy = tiny_causal_lm(model_type, vocab_size=320)
-    with torch.no_grad():  # likelier to end, so that rows end at different lengths
-        policy.get_output_embeddings().weight[END] *= 3
-    args = RolloutArguments(max_completion_length=24, generation_batch_size=batch_size)
-    rollouts = roll_out(policy, tiny_tokenizer, prompts, args, greedy=True)
-    for prompt, rollout in zip(prompts, rollouts, strict=True):
-        alone = policy.generate(
-            torch.tensor([prompt.input_ids]), do_sample=False, max_new_tokens=24, eos_token_id=END, pad_token_id=0
-        )[0].tolist()
-        assert rollout.prompt is prompt
-        assert rollout.input_ids == alone
-        assert rollout.truncated == (alone[-1] != END)
 
 
 def test_the_end_token_is_an_action_and_not_in_the_text(policy, prompts, tiny_tokenizer):
@@ -97,148 +78,20 @@ def test_the_end_token_is_an_action_and_not_in_the_text(policy, prompts, tiny_to
     assert (rollout.completion, rollout.truncated, rollout.num_turns) == ("The answer is 5", False, 1)
 
 
-@pytest.mark.parametrize(("limit", "truncated"), [(3, True), (4, False), (5, False)])
-def test_truncated_is_what_the_length_limit_cut(policy, prompts, tiny_tokenizer, limit, truncated):
-    """Three tokens and the end token: at a limit of four it ends by itself, and padding is not part of it."""
-    (rollout,) = roll_out(
-        scripted(policy, [50, 51, 52, END]), tiny_tokenizer, prompts[:1], RolloutArguments(max_completion_length=limit)
-    )
-    assert rollout.truncated is truncated
-    assert rollout.completion_ids == [50, 51, 52, END][:limit]
-
-
-def test_every_end_token_of_the_checkpoint_ends_a_completion(policy, prompts, tiny_tokenizer):
-    policy = scripted(policy, [50, 7, 51, END])
-    policy.generation_config = GenerationConfig(eos_token_id=[6, 7])
-    assert known_end_ids(policy, tiny_tokenizer) == [6, 7, END]
-    (rollout,) = roll_out(policy, tiny_tokenizer, prompts[:1], RolloutArguments(max_completion_length=9))
-    assert (rollout.completion_ids, rollout.truncated) == ([50, 7], False)
-    assert rollout.completion == tiny_tokenizer.decode([50])
-
-
-def test_no_pad_token_is_needed_but_an_end_is(policy, prompts, tiny_tokenizer):
-    args = RolloutArguments(max_completion_length=12)
-    padded = roll_out(policy, tiny_tokenizer, prompts, args, greedy=True)
-    tiny_tokenizer.pad_token = None
-    assert [r.input_ids for r in roll_out(policy, tiny_tokenizer, prompts, args, greedy=True)] == [
-        r.input_ids for r in padded
-    ]
-    tiny_tokenizer.eos_token = None
-    policy = copy.copy(policy)
+def test_a_policy_that_cannot_end_is_refused(policy, tiny_tokenizer):
+    policy, tiny_tokenizer.eos_token = copy.copy(policy), None
     policy.generation_config = GenerationConfig()
     with pytest.raises(RolloutError, match="Neither the model nor the tokenizer has an end token"):
-        roll_out(policy, tiny_tokenizer, prompts, args)
+        make_sampler(policy, tiny_tokenizer, RolloutArguments())
 
 
-def test_a_stop_string_ends_a_completion_and_stays_in_it(policy, prompts, tiny_tokenizer):
-    """Rows stop where their text first has it, wherever that is; the prompt's own does not count."""
-    args = RolloutArguments(max_completion_length=200, stop_strings=["er", "5?"])
-    torch.manual_seed(0)
-    prompts = [*prompts, Prompt(6, "answer", ids_of(tiny_tokenizer, "answer"), {})]
-    rollouts = roll_out(policy, tiny_tokenizer, prompts * 4, args)
-    ends = [rollout for rollout in rollouts if rollout.completion_ids[-1] != END and not rollout.truncated]
-    assert len(ends) > 5
-    for rollout in ends:
-        assert "er" in rollout.completion or "5?" in rollout.completion
-        shorter = tiny_tokenizer.decode(rollout.completion_ids[:-1], skip_special_tokens=False)
-        assert "er" not in shorter and "5?" not in shorter
-    for rollout in rollouts:
-        if rollout.truncated:
-            assert rollout.num_actions == 200 and "er" not in rollout.completion
-
-
-def test_a_stop_string_may_not_begin_in_the_prompt(policy, tiny_tokenizer):
-    """`answ` + `er`: the string is complete only together with the prompt, so the completion goes on."""
-    prompt = Prompt(0, "answ", ids_of(tiny_tokenizer, "answ"), {})
-    er = ids_of(tiny_tokenizer, "er")
-    policy = copy.copy(policy)
-    forced = [*er, *er, END]
-    policy.forward = _forced(policy, forced)
-    args = RolloutArguments(max_completion_length=20, stop_strings=["swer"])
-    (rollout,) = roll_out(policy, tiny_tokenizer, [prompt], args, greedy=True)
-    assert rollout.completion_ids == forced
-
-
-def _forced(policy, tokens: list[int]):
-    """A forward pass whose likeliest next tokens are these, one a call."""
-    forward, left = policy.forward, list(tokens)
-
-    def forced(*args, **kwargs):
-        outputs = forward(*args, **kwargs)
-        outputs.logits[:, -1, left.pop(0)] = 1e4
-        return outputs
-
-    return forced
-
-
-def test_the_checkpoints_own_sampling_settings_do_not_apply(policy, tiny_tokenizer):
-    """Uniform next tokens: with transformers' default of top_k=50, or the checkpoint's settings, most never occur."""
-    policy = copy.deepcopy(policy)
-    with torch.no_grad():
-        policy.get_output_embeddings().weight.zero_()
-    policy.generation_config = own = GenerationConfig(
-        do_sample=True, top_k=3, top_p=0.1, repetition_penalty=9.0, suppress_tokens=list(range(100)), eos_token_id=END
-    )
-    prompts = [Prompt(0, "a", ids_of(tiny_tokenizer, "a"), {})] * 100
-    args = RolloutArguments(max_completion_length=60, generation_batch_size=100)
-    torch.manual_seed(0)
-    seen = [token for rollout in roll_out(policy, tiny_tokenizer, prompts, args) for token in rollout.completion_ids]
-    counts = torch.bincount(torch.tensor(seen), minlength=320)
-    assert len(seen) > 4000
-    assert (counts > 0).sum() == 320
-    # within five standard deviations of the mean, about 17
-    assert (counts.float() - counts.float().mean()).abs().max() < 5 * counts.float().mean().sqrt()
-    assert policy.generation_config is own
-
-
-def test_our_own_sampling_settings_apply(policy, prompts, tiny_tokenizer):
-    greedy = roll_out(policy, tiny_tokenizer, prompts, RolloutArguments(max_completion_length=12), greedy=True)
-    for setting in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-4}):
-        args = RolloutArguments(max_completion_length=12, **setting)
-        sampled = roll_out(policy, tiny_tokenizer, prompts, args)
-        assert [r.input_ids for r in sampled] == [r.input_ids for r in greedy], setting
-    sampled = roll_out(policy, tiny_tokenizer, prompts, RolloutArguments(max_completion_length=12))
-    assert [r.input_ids for r in sampled] != [r.input_ids for r in greedy]
-
-
-def test_samples_repeat_with_the_global_seed(policy, prompts, tiny_tokenizer):
-    args = RolloutArguments(max_completion_length=12)
-    twice = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        twice.append([r.input_ids for r in roll_out(policy, tiny_tokenizer, prompts, args)])
-    assert twice[0] == twice[1]
-    assert twice[0] != [r.input_ids for r in roll_out(policy, tiny_tokenizer, prompts, args)]
-
-
-def test_the_policy_is_left_as_it_was_and_can_be_trained(prompts, tiny_tokenizer):
-    policy = tiny_causal_lm("qwen3", vocab_size=320, attention_dropout=0.5)
-    args = RolloutArguments(max_completion_length=12)
-    expected = [r.input_ids for r in roll_out(policy, tiny_tokenizer, prompts, args, greedy=True)]
-    policy.gradient_checkpointing_enable()
-    policy.train()
-    policy.model.layers[0].eval()  # a part somebody keeps out of training
-    found = [r.input_ids for r in roll_out(policy, tiny_tokenizer, prompts, args, greedy=True)]
-    assert found == expected  # dropout was off
-    assert policy.training and policy.model.layers[1].training and not policy.model.layers[0].training
-    policy(torch.tensor([expected[0]])).logits.sum().backward()
-    assert all(parameter.grad is not None for parameter in policy.parameters())
-
-
-def test_a_lora_policy_samples_with_its_adapter(policy, prompts, tiny_tokenizer):
-    import peft
-
-    base = copy.deepcopy(policy)
-    base.generation_config = own = GenerationConfig(suppress_tokens=list(range(3, 320)), eos_token_id=END)
-    torch.manual_seed(0)
-    lora = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
-    args = RolloutArguments(max_completion_length=12)
-    found = [r.input_ids for r in roll_out(lora, tiny_tokenizer, prompts, args, greedy=True)]
-    merged = copy.deepcopy(lora).merge_and_unload()
-    merged.generation_config = policy.generation_config
-    assert found == [r.input_ids for r in roll_out(merged, tiny_tokenizer, prompts, args, greedy=True)]
-    assert found != [r.input_ids for r in roll_out(policy, tiny_tokenizer, prompts, args, greedy=True)]
-    assert base.generation_config is own
+def test_the_settings_are_the_samplers(policy, tiny_tokenizer):
+    settings = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1}
+    args = RolloutArguments(**settings, stop_strings=["er"])
+    sampler, greedy = (make_sampler(policy, tiny_tokenizer, args, greedy=flag) for flag in (False, True))
+    assert sampler.settings.items() >= {"do_sample": True, **settings}.items()
+    assert not greedy.settings["do_sample"] and not greedy.settings.keys() & settings.keys()
+    assert list(sampler.stop_strings.stop_strings) == list(greedy.stop_strings.stop_strings) == ["er"]
 
 
 def test_settings_out_of_range_are_refused():
@@ -467,7 +320,8 @@ from conftest import tiny_tokenizer
 from tiny_models import tiny_causal_lm
 from modeling_dvpo.training.engine.distributed import shard, whole_weights
 from modeling_dvpo.training.data.prompts import Prompt
-from modeling_dvpo.training.rollouts.rollouts import RolloutArguments, roll_out
+from modeling_dvpo.training.rollouts.generation import RolloutArguments
+from modeling_dvpo.training.rollouts.rollouts import roll_out
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
