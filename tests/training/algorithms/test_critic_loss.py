@@ -3,13 +3,8 @@ import torch
 from tiny_models import VOCABULARY, tiny_config
 
 from modeling_dvpo import AutoModelForDistributionalValue, CriticLossConfig, distributional_gae
-from modeling_dvpo.training.algorithms.critic_loss import (
-    Targets,
-    critic_loss,
-    critic_quantiles,
-    monte_carlo_targets,
-    target_returns,
-)
+from modeling_dvpo.training.algorithms.critic_loss import critic_loss, critic_quantiles
+from modeling_dvpo.training.algorithms.targets import Targets, monte_carlo_targets, target_returns
 from modeling_dvpo.training.data.packing import RewardCollator
 
 MONTE_CARLO = Targets(returns="monte_carlo", gamma=0.9, lam=0.95, target="index")

@@ -93,7 +93,6 @@ def updates(models):
             temperature=0.7,
             max_completion_length=8,
             seed=0,
-            device=CPU,
         )
         if algorithm in HEADS:
             heads, quantiles = HEADS[algorithm]
@@ -294,7 +293,7 @@ class TestReinforcePlusPlus:
             args = AlgorithmArguments(algorithm="reinforce_plus_plus", kl_coef=0.1, **settings)
             made = PolicyUpdates(
                 learner(policy), other, args, PolicyCriticArguments(), temperature=1.0, max_completion_length=8,
-                seed=0, device=CPU,
+                seed=0,
             )  # fmt: skip
             steps = [mini_batch([sample])]
             made.prepare(steps, policy_learns=True, report=None)
@@ -498,7 +497,6 @@ def test_an_adapters_base_is_the_reference(models, init):
     args = AlgorithmArguments(algorithm="grpo", num_epochs=2)
     made = PolicyUpdates(
         learner(policy), None, args, PolicyCriticArguments(), temperature=0.7, max_completion_length=8, seed=0,
-        device=CPU,
     )  # fmt: skip
     steps = [mini_batch(samples_of())]
     made.prepare(steps, policy_learns=True, report=None)

@@ -15,10 +15,10 @@ from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.training.algorithms.online_critic import load_online_critic
 from modeling_dvpo.training.algorithms.policy_arguments import PolicyArguments, PolicyCriticArguments
 from modeling_dvpo.training.errors import ConfigError
-from modeling_dvpo.training.models import pairs
+from modeling_dvpo.training.models import pairs, records
 from modeling_dvpo.training.models.pairs import save_pair
 from modeling_dvpo.training.models.policies import as_reference, load_policy, load_reference
-from modeling_dvpo.training.models.records import critic_record, warn_of_other_critic
+from modeling_dvpo.training.models.records import online_record, warn_of_other_critic
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
 
@@ -159,6 +159,13 @@ SETTINGS = {
 }
 
 
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Names of models are not looked up."""
+    monkeypatch.setattr(records, "cached_file", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("no_hub")
 class TestRecord:
     @pytest.mark.parametrize(
         ("changes", "expected"),
@@ -174,13 +181,13 @@ class TestRecord:
         ],
     )
     def test_what_values_mean(self, changes, expected):
-        record = critic_record({**SETTINGS, **changes}, torch.tensor([0.5, -1.0, 2.0]))
+        record = online_record({**SETTINGS, **changes}, torch.tensor([0.5, -1.0, 2.0]))
         assert {name: record[name] for name in expected} == expected
         json.dumps(record)  # goes into a config
 
     def warnings_of(self, before, **now):
         parent = SimpleNamespace(critic_training=before)
-        record = {**critic_record(SETTINGS, torch.tensor([0.0, 1.0])), **now}
+        record = {**online_record(SETTINGS, torch.tensor([0.0, 1.0])), **now}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warn_of_other_critic(parent, record)
