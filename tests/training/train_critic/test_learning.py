@@ -93,37 +93,17 @@ def test_the_shift_gate_follows_a_running_mean(inputs, tmp_path, monkeypatch):
     assert runs[0].progress["underestimation"] == pytest.approx(mean)
 
 
-class Poison(torch.autograd.Function):
-    """The number it was given, with a gradient that is none."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * float("nan")
-
-
-@pytest.mark.parametrize("poison", [lambda loss: loss * float("nan"), Poison.apply], ids=["loss", "gradient"])
-def test_what_is_not_finite_stops_before_the_update_and_names_the_step(inputs, tmp_path, monkeypatch, poison):
-    runs, weights = [], []
-    critic_loss, optimizer_step = critic_trainer.critic_loss, critic_trainer.CriticTrainer.optimizer_step
+def test_a_loss_that_is_not_finite_names_the_step_and_leaves_what_was_saved(inputs, tmp_path, monkeypatch):
+    """That no update is made is tested in test_learner.py."""
+    losses, critic_loss = [], critic_trainer.critic_loss
 
     def poisoned(*args, **kwargs):
         loss, terms = critic_loss(*args, **kwargs)
-        return poison(loss) if runs[-1].progress["step"] == 2 else loss, terms
-
-    def watched(self, step, micro_batches):
-        runs.append(self)
-        weights.append({name: p.detach().clone() for name, p in self.critic.named_parameters()})
-        return optimizer_step(self, step, micro_batches)
+        losses.append(loss)  # one micro-batch a step
+        return loss * (float("nan") if len(losses) == 3 else 1), terms
 
     monkeypatch.setattr(critic_trainer, "critic_loss", poisoned)
-    monkeypatch.setattr(critic_trainer.CriticTrainer, "optimizer_step", watched)
-    with pytest.raises(FloatingPointError, match="Step 3: loss .*, gradient norm nan. No update was made"):
+    with pytest.raises(FloatingPointError, match="Step 3: loss nan, gradient norm nan. No update was made"):
         run(tmp_path / "run", inputs, SHORT, save_steps=2)
-    assert all(torch.equal(p, weights[2][name]) for name, p in runs[-1].critic.named_parameters())
-    assert not torch.equal(weights[2]["quantile_heads.weight"], weights[1]["quantile_heads.weight"])
     assert list(metrics_of(tmp_path / "run")) == [0, 1, 2]
     assert (tmp_path / "run" / "checkpoints" / "step-2").exists()
