@@ -15,6 +15,7 @@ async def short(completion_ids, **_):
 
 
 def long(completion_ids, **_):
+    """What a completion is about as often as not."""
     return [float(len(ids) > 5) for ids in completion_ids]
 
 
@@ -29,11 +30,6 @@ def wrong(completions, **_):
 def ask_twice(prompts, completions, **_):
     """An environment: two questions, then the end."""
     return [{"role": "user", "content": "hello"} if len(turns) < 4 else None for turns in completions]
-
-
-def longer(completion_ids, **_):
-    """A reward that a completion has about as often as not."""
-    return [float(len(ids) > 4) for ids in completion_ids]
 
 
 def length(completions, **_):

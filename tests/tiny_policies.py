@@ -23,3 +23,12 @@ def _with_end_bias(bias):
         logits[..., VOCABULARY["eos_token_id"]] += bias
 
     return hook
+
+
+def policy_that_ends(tokenizer):
+    """A policy that can be saved, and is likelier to end, so that completions end at different lengths."""
+    torch.manual_seed(0)
+    policy = tiny_causal_lm("qwen3", vocab_size=len(tokenizer), tie_word_embeddings=True)
+    with torch.no_grad():
+        policy.model.embed_tokens.weight[tokenizer.eos_token_id] *= 4
+    return policy

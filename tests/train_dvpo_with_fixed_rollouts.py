@@ -1,8 +1,8 @@
-"""train_dvpo.py with completions that do not hang on the policy or on the number of ranks; for tests.
+"""Runs of train_dvpo.py, some with completions that do not hang on the policy or on the number of ranks; for tests.
 
-Usage: torchrun --nproc-per-node 2 train_dvpo_with_fixed_rollouts.py ARGUMENTS.json
+Usage: torchrun --nproc-per-node 2 train_dvpo_with_fixed_rollouts.py RUNS.json
 
-ARGUMENTS.json has a list of command lines, each a run.
+RUNS.json has a list of (whether the completions are fixed, command line), one a run: starting costs more than running.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 import modeling_dvpo.training.train_dvpo as script
 from modeling_dvpo.training import script as launcher
 from modeling_dvpo.training.engine.distributed import distributed_run
-from modeling_dvpo.training.rollouts.rollouts import Rollout
+from modeling_dvpo.training.rollouts.rollouts import Rollout, roll_out
 from modeling_dvpo.training.trainers import dvpo_trainer
 
 
@@ -47,8 +47,8 @@ def fixed_roll_out(policy, tokenizer, prompts, args, *, greedy=False, environmen
 
 
 if __name__ == "__main__":
-    dvpo_trainer.roll_out = fixed_roll_out
     with distributed_run() as device:
         launcher.distributed_run = lambda: nullcontext(device)  # a process group cannot be made twice
-        for arguments in json.loads(Path(sys.argv[1]).read_text()):
+        for fixed, arguments in json.loads(Path(sys.argv[1]).read_text()):
+            dvpo_trainer.roll_out = fixed_roll_out if fixed else roll_out
             script.main(arguments)

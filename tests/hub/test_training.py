@@ -6,32 +6,15 @@ import pytest
 import torch
 from hub_changes import CRITIC, POLICY
 from hub_server.faults import Refuse
+from scripts import flags, write_rows
 from tiny_critics import tiny_batch
 
 from modeling_dvpo import AutoModelForDistributionalValue
-from modeling_dvpo.hub import (
-    AccessError,
-    PushEvery,
-    PushFailedError,
-    pull_pair,
-)
+from modeling_dvpo.hub import AccessError, PushEvery, PushFailedError, pull_pair
 from modeling_dvpo.training import train_critic, train_dvpo
 from modeling_dvpo.training.errors import ConfigError
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
-
-
-def flags(**settings):
-    return [
-        str(part)
-        for name, value in settings.items()
-        for part in (f"--{name}", *([value] if not isinstance(value, list) else value))
-    ]
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture
@@ -40,7 +23,7 @@ def critic_run(tmp_path):
     rows = [{"prompt": f"What is {i}?", "completion": "The answer is 5.", "reward": i % 2} for i in range(16)]
     return {
         "model_name_or_path": CRITIC,
-        "dataset": write(tmp_path / "rows.jsonl", rows),
+        "dataset": write_rows(tmp_path / "rows.jsonl", rows),
         "output_dir": tmp_path / "out",
         "max_steps": 3,
         "rows_per_step": 4,
@@ -53,7 +36,7 @@ def policy_run(tmp_path):
     return {
         "model_name_or_path": POLICY,
         "critic": CRITIC,
-        "dataset": write(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "world"}]),
+        "dataset": write_rows(tmp_path / "prompts.jsonl", [{"prompt": "hello"}, {"prompt": "world"}]),
         "reward_funcs": "made_up_rewards:length",
         "output_dir": tmp_path / "out",
         "max_steps": 2,
@@ -124,16 +107,13 @@ class TestTrainDvpo:
         assert pair.warnings == () and pair.policy_repo == "user/p"
         assert pair.record["base_model"] == {"repo": CRITIC, "relation": "finetune", "revision": parent}
         assert pair.record["training"]["step"] == record_of(hub, "user/p")["policy_training"]["step"] == 2
-        assert (
-            hub.files("user/p")["model.safetensors"]
-            == (policy_run["output_dir"] / "last" / "policy" / "model.safetensors").read_bytes()
-        )
+        weights = policy_run["output_dir"] / "last" / "policy" / "model.safetensors"
+        assert hub.files("user/p")["model.safetensors"] == weights.read_bytes()
 
     def test_without_a_critic_there_is_no_pair(self, hub, last, policy_run):
-        settings = {**policy_run, "algorithm": "grpo", "num_generations": 2, "push_to": ["user/p", "user/c"]}
-        settings.pop("critic")
+        settings = {"algorithm": "grpo", "num_generations": 2, "push_to": ["user/p", "user/c"], "critic": None}
         with pytest.raises(ConfigError, match="grpo has no critic to push with the policy: leave push_to out"):
-            train_dvpo.main(flags(**settings))
+            train_dvpo.main(flags(policy_run, settings))
 
 
 def test_check_makes_the_repository_and_asks_for_the_right_to_write(hub):

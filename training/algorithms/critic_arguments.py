@@ -14,8 +14,8 @@ from ..run.arguments import (
     require_not_negative,
     require_positive,
 )
-from .critic_loss import RETURNS
 from .held_out import BEST_METRICS
+from .targets import RETURNS
 
 
 @dataclass(kw_only=True)

@@ -1,68 +1,22 @@
-"""One micro-batch through the critic: forward, targets, loss. Shared by everything that updates a critic."""
+"""One micro-batch through the critic: forward and loss. Shared by everything that updates a critic."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from modeling_dvpo.critic.losses import CriticLossConfig, dvpo_critic_loss
-from modeling_dvpo.returns import align_to_actions, distributional_gae, monte_carlo_returns
-
-from ..data.packing import RewardCollator
-
-# What of a collated batch goes into the model; the rest is for the targets.
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
-RETURNS = ("monte_carlo", "lambda")
+from modeling_dvpo.returns import align_to_actions
 
 
-@dataclass(kw_only=True)
-class Targets:
-    """How target returns are made from rewards.
-
-    Attributes:
-        returns: "monte_carlo", the return that followed (K = 1), or "lambda", λ-returns through `distributional_gae`
-            with the critic's own detached quantiles (K = M).
-        gamma, lam, target: of `distributional_gae`; `lam` and `target` matter to λ-returns only.
-    """
-
-    returns: str
-    gamma: float
-    lam: float
-    target: str
+def model_inputs(batch: dict) -> dict:
+    """What of a collated batch goes into a model; the rest is for targets and advantages."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
 
 
 def critic_quantiles(critic, batch: dict) -> torch.Tensor:
     """Action-aligned quantiles (B, T, N, M), reward units, of a collated batch."""
-    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-    quantiles = critic(**inputs, use_cache=False).quantiles
+    quantiles = critic(**model_inputs(batch), use_cache=False).quantiles
     return align_to_actions(quantiles, batch["completion_mask"], batch.get("segment_ids"))
-
-
-def monte_carlo_targets(batch: dict, gamma: float) -> torch.Tensor:
-    """The return that followed each action token of a collated batch, (B, T), reward units."""
-    return monte_carlo_returns(
-        batch["rewards"], batch["completion_mask"], gamma=gamma, segment_ids=batch.get("segment_ids")
-    )
-
-
-def target_returns(batch: dict, quantiles: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Action-aligned target returns (B, T, K) of a collated batch; detached.
-
-    Every completion counts as ended: a truncated one has its reward on its last token and bootstraps from nothing.
-    """
-    if targets.returns == "monte_carlo":
-        return monte_carlo_targets(batch, targets.gamma)[..., None]
-    ensemble = quantiles.detach().mean(dim=-2)
-    _, returns = distributional_gae(
-        batch["rewards"],
-        ensemble,
-        batch["completion_mask"],
-        gamma=targets.gamma,
-        lam=targets.lam,
-        segment_ids=batch.get("segment_ids"),
-        target=targets.target,
-    )
-    return returns
 
 
 def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossConfig, *, num_items, shift_gate):
@@ -91,13 +45,3 @@ def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossCon
 def running_mean(mean: float, value: float, *, memory: float = 0.95) -> float:
     """The mean behind the `shift` gate: remembers about the last 20 steps."""
     return memory * mean + (1 - memory) * value
-
-
-def dataset_returns(rows, gamma: float) -> torch.Tensor:
-    """Monte-Carlo returns of every action token of a tokenised reward set, (tokens,), reward units."""
-    collate = RewardCollator(packing=True)
-    parts = []
-    for start in range(0, len(rows), 1024):
-        batch = collate([rows[i] for i in range(start, min(start + 1024, len(rows)))])
-        parts.append(monte_carlo_targets(batch, gamma)[batch["completion_mask"]])
-    return torch.cat(parts)

@@ -8,7 +8,8 @@ from modeling_dvpo.metrics.report import CriticReport
 
 from ..data.packing import RewardBatchSampler
 from ..engine.distributed import sum_over_ranks
-from .critic_loss import critic_quantiles, monte_carlo_targets
+from .critic_loss import critic_quantiles
+from .targets import monte_carlo_targets
 
 # Metrics of `CriticReport` that can choose the best weights, and whether more of them is better.
 BEST_METRICS = {"explained_variance": True, "crps": False, "pinball": False, "mae": False}

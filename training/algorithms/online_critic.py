@@ -5,17 +5,18 @@ from types import SimpleNamespace
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from modeling_dvpo.auto import AutoModelForDistributionalValue
 from modeling_dvpo.critic.loading import HEAD_SETTINGS
 from modeling_dvpo.critic.losses import CriticLossConfig
 
 from ..engine.distributed import broadcast, shard
 from ..engine.learner import Learner
 from ..errors import ConfigError
+from ..models.critics import load_critic
 from ..models.policies import base_of, disable_dropout
-from ..models.records import commit_of, critic_record, warn_of_other_critic
+from ..models.records import online_record, warn_of_other_critic
 from ..models.trainable import choose_trainable
 from .advantages import ALGORITHMS
+from .critic_arguments import CriticArguments
 
 # What the critic's config learns in a run, beside its weights.
 LEARNT_SETTINGS = ("return_mean", "return_scale", "critic_loss", "critic_training")
@@ -48,9 +49,7 @@ class OnlineCritic:
 
         A frozen critic keeps its units and its record: it is still what its own training made of it.
         """
-        record = critic_record(settings, returns)
-        parent = record["parent"], record["parent_revision"]
-        record["parent_revision"] = commit_of(*parent) or record["parent_revision"]
+        record = online_record(settings, returns)
         fresh = not hasattr(self.parent_config, "num_value_heads")
         if not fresh:
             warn_of_other_critic(self.parent_config, record)
@@ -126,9 +125,9 @@ def load_online_critic(policy_args, critic_args, algorithm: str, tokenizer):
             raise ConfigError(f"critic {name} is no critic: train one with train_critic.py, or leave critic out.")
         heads, quantiles = chosen.heads
         settings = {"num_value_heads": heads, "num_quantiles": quantiles} | settings
-    if policy_args.attn_implementation:
-        settings["attn_implementation"] = policy_args.attn_implementation
-    critic = AutoModelForDistributionalValue.from_pretrained(name, revision=revision, dtype=torch.float32, **settings)
+    attention = policy_args.attn_implementation
+    source = CriticArguments(model_name_or_path=name, revision=revision, attn_implementation=attention, **settings)
+    critic = load_critic(source)
     if chosen.heads[1] == 1 and critic.config.num_quantiles != 1:
         raise ConfigError(
             f"{algorithm} has a scalar critic, and this one has num_quantiles={critic.config.num_quantiles}: use "

@@ -5,7 +5,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-from .critic_loss import MODEL_INPUTS
+from .critic_loss import model_inputs
 
 ENTROPY_CHUNK = 1024  # action tokens
 
@@ -25,7 +25,7 @@ def action_log_probs(
         log_probs (B, T) float32, action-aligned, 0 outside the mask; entropy likewise, or None.
     """
     mask, input_ids = batch["completion_mask"], batch["input_ids"]
-    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    inputs = model_inputs(batch)
     emitted = mask.any(0).nonzero()[:, 0]
     if not len(emitted):  # a filler: one state, for the sake of the graph
         emitted = torch.ones(1, dtype=torch.long, device=mask.device)

@@ -21,7 +21,7 @@ from .advantages import (
     length_adaptive_lam,
     whiten,
 )
-from .critic_loss import MODEL_INPUTS, critic_loss, running_mean
+from .critic_loss import critic_loss, model_inputs, running_mean
 from .policy_loss import (
     action_log_probs,
     policy_loss,
@@ -42,14 +42,12 @@ class PolicyUpdates:
         seed: of the order of mini-batches.
 
     Attributes:
-        critic: model, or None for an algorithm without one.
+        critic: model, or None for an algorithm without one, and until it has been started.
         critic_learner: its learner, or None where it is frozen.
     """
 
-    def __init__(
-        self, policy: Learner, reference, args, critic_args, *, temperature, max_completion_length, seed, device
-    ):
-        self.policy, self.reference, self.device = policy, reference, device
+    def __init__(self, policy: Learner, reference, args, critic_args, *, temperature, max_completion_length, seed):
+        self.policy, self.reference = policy, reference
         self.critic, self.critic_learner, self.underestimation = None, None, 0.0
         self.args, self.algorithm = args, ALGORITHMS[args.algorithm]
         self.loss_config = CriticLossConfig.from_dict({**self.algorithm.critic_loss, **critic_args.critic_loss})
@@ -97,8 +95,7 @@ class PolicyUpdates:
     def _ask_critic(self, batch: dict, report: CriticReport | None) -> None:
         args, mask, segments = self.args, batch["completion_mask"], batch.get("segment_ids")
         with self.policy.compute_dtype():
-            inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-            output = self.critic(**inputs, use_cache=False).quantiles
+            output = self.critic(**model_inputs(batch), use_cache=False).quantiles
         quantiles = align_to_actions(output, mask, segments)
         truncated = batch["truncated"]
         adaptive = args.length_adaptive_lam

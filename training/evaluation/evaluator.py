@@ -8,12 +8,12 @@ from modeling_dvpo.critic.losses import TERMS
 from modeling_dvpo.metrics.scores import constant_quantiles
 from modeling_dvpo.ranks import barrier, is_main, world_size
 
-from ..algorithms.critic_loss import dataset_returns
+from ..algorithms.targets import dataset_returns
 from ..data.arguments import RewardDataArguments
+from ..data.layout import require_room
 from ..data.prompts import Prompts, load_prompts
 from ..data.reward_sets import load_reward_data
 from ..engine.distributed import main_process_first
-from ..errors import ConfigError
 from ..models.critics import load_config_and_tokenizer, load_critic
 from ..models.policies import base_of, load_policy
 from ..models.records import versions
@@ -59,7 +59,9 @@ class Evaluation:
         self.find_critics()
         self.gamma = discount(self.configs["critic"], args.gamma)
         self.rows = {one: self.load_rows(one) for one in sets if one.kind == "returns"}
-        self.training_rows = self.read(data_args.reading_training_set()) if data_args.training_dataset else None
+        self.training_returns = None
+        if data_args.training_dataset:
+            self.training_returns = dataset_returns(self.read(data_args.reading_training_set()), self.gamma)
         self.prompts = {one: self.load_prompts(one) for one in sets if one.kind == "monte_carlo"}
         score = self.load_scorer() if self.prompts else None
         self.sets = sets
@@ -95,11 +97,7 @@ class Evaluation:
         return rows
 
     def require_room(self, longest: int, named: NamedSet) -> None:
-        if longest > self.args.max_tokens_per_device:
-            raise ConfigError(
-                f"max_tokens_per_device is {self.args.max_tokens_per_device}, and the longest row of {named.name!r} "
-                f"has {longest} tokens: raise it, or set max_length with drop_long_rows."
-            )
+        require_room(longest, self.args.max_tokens_per_device, f"the longest row of {named.name!r}")
 
     def load_prompts(self, named: NamedSet) -> Prompts:
         length = self.sampling.max_completion_length
@@ -190,7 +188,7 @@ class Evaluation:
         return found
 
     def measured(self, data: EvaluationSet, rows: list[range], predictions: dict[str, Parts]) -> dict:
-        returns = data.returns if self.training_rows is None else dataset_returns(self.training_rows, self.gamma)
+        returns = data.returns if self.training_returns is None else self.training_returns
         constant = constant_quantiles(returns, self.configs["critic"].num_quantiles)
         right = data.right(self.args.right_above)
         if right is None:

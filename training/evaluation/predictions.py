@@ -3,8 +3,8 @@
 import torch
 
 from ..algorithms.critic_loss import critic_quantiles
-from ..data.checks import require_pad_token
-from ..data.packing import RewardBatchSampler, RewardCollator, packing_pays
+from ..data.layout import choose_layout
+from ..data.packing import RewardBatchSampler, RewardCollator
 
 
 class Predictor:
@@ -20,9 +20,8 @@ class Predictor:
     def __init__(self, critic, tokenizer, *, max_tokens: int, bf16: bool, device: torch.device):
         self.critic, self.max_tokens, self.device = critic.to(device).eval(), max_tokens, device
         self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
-        self.packing = packing_pays(critic)
-        pad_token_id = None if self.packing else require_pad_token(tokenizer)
-        self.collate = RewardCollator(packing=self.packing, pad_token_id=pad_token_id)
+        layout = choose_layout(critic, tokenizer)
+        self.packing, self.collate = layout["packing"], RewardCollator(**layout)
 
     @torch.no_grad()
     def __call__(self, rows: list[dict]) -> torch.Tensor:

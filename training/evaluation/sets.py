@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modeling_dvpo.metrics.scores import position_bins
 
-from ..algorithms.critic_loss import dataset_returns
+from ..algorithms.targets import dataset_returns
 from .arguments import NamedSet
 
 LENGTH = "tokens"

@@ -1,4 +1,4 @@
-"""From a name to the critic to train, and from the trained critic to a directory that says how it was made."""
+"""A critic by its name, and saved; before it the config and tokenizer of whatever checkpoint a run starts from."""
 
 from pathlib import Path
 
@@ -35,10 +35,13 @@ def load_config_and_tokenizer(args):
 
 
 def load_critic(args):
-    """The critic to train, float32, on the CPU; heads are fresh unless the checkpoint is a critic."""
-    settings = {name: getattr(args, name) for name in HEAD_SETTINGS if getattr(args, name) is not None}
-    if args.attn_implementation:
-        settings["attn_implementation"] = args.attn_implementation
+    """The critic of a checkpoint, float32, on the CPU; heads are fresh unless the checkpoint is a critic.
+
+    Args:
+        args: `CriticArguments`.
+    """
+    names = (*HEAD_SETTINGS, "attn_implementation")
+    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     # Master weights are float32: bfloat16 ones lose updates of 1e-6.
     return AutoModelForDistributionalValue.from_pretrained(
         args.model_name_or_path, revision=args.revision, dtype=torch.float32, **settings

@@ -1,4 +1,4 @@
-"""A policy and its critic side by side, and the record that ties them."""
+"""The directory that train_dvpo.py leaves: a policy, its critic, and the record that ties them."""
 
 import json
 from pathlib import Path

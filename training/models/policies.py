@@ -1,4 +1,4 @@
-"""From names to policy, reference and critic; and from a run to the two directories and the record that ties them."""
+"""Policy and reference by their names: without dropout, and with the adapter that trains, if one does."""
 
 import json
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a saved model keeps of how it was made."""
+"""What a saved critic keeps of how it was made, and warnings where it goes on as something else."""
 
 import sys
 import warnings
@@ -15,38 +15,63 @@ from modeling_dvpo.version import __version__
 MEANING = ("gamma", "lam", "returns", "target", "kl_in_reward", "reward_source")
 
 
-def commit_of(name: str, revision: str | None) -> str | None:
-    """The commit that a Hub model was loaded from; None for a directory."""
-    return extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
-
-
-def training_record(critic_args, data_args, args, returns: torch.Tensor, rows) -> dict:
-    """What the critic's config keeps of its training: what its values mean, and how they came about."""
+def offline_record(settings: dict, returns: torch.Tensor, *, training_rows: int) -> dict:
+    """What a critic of train_critic.py keeps in its config; see `_record`."""
+    monte_carlo = settings["returns"] == "monte_carlo"
     return {
-        "parent": critic_args.model_name_or_path,
-        "parent_revision": commit_of(critic_args.model_name_or_path, critic_args.revision) or critic_args.revision,
-        "gamma": args.gamma,
-        "lam": args.lam if args.returns == "lambda" else 1.0,
-        "returns": args.returns,
-        "target": args.target if args.returns == "lambda" else None,
+        **_record(settings, returns, parent=settings["model_name_or_path"], revision=settings["revision"]),
+        **_meaning(monte_carlo, lam=1.0 if monte_carlo else settings["lam"], target=settings["target"]),
         "kl_in_reward": False,
-        "reward_source": data_args.reward_funcs or f"column {data_args.reward_column!r}",
+        "reward_source": settings["reward_funcs"] or f"column {settings['reward_column']!r}",
+        "training_rows": training_rows,
+        "trainable": settings["trainable"],
+        "learning_rate": settings["learning_rate"],
+        "rows_per_step": settings["rows_per_step"],
+    }
+
+
+def online_record(settings: dict, returns: torch.Tensor) -> dict:
+    """What a critic of train_dvpo.py keeps in its config; see `_record`."""
+    own, monte_carlo = settings["critic"], settings["critic_lam"] == 1 and not settings["bootstrap_truncated"]
+    parent, revision = (own, "critic_revision") if own else (settings["model_name_or_path"], "revision")
+    return {
+        **_record(settings, returns, parent=parent, revision=settings[revision]),
+        **_meaning(monte_carlo, lam=settings["critic_lam"], target=settings["critic_target"]),
+        "policy": settings["model_name_or_path"],
+        "algorithm": settings["algorithm"],
+        "kl_in_reward": settings["kl"] == "reward" and settings["kl_coef"] > 0,
+        "reward_source": settings["reward_funcs"],
+        "reward_noise": settings["reward_noise"],
+        "trainable": settings["critic_trainable"],
+        "learning_rate": settings["critic_learning_rate"],
+    }
+
+
+def _record(settings: dict, returns: torch.Tensor, *, parent: str, revision: str | None) -> dict:
+    """What its values mean, and how they came about: the part that is the same for every critic.
+
+    Args:
+        settings: all of the run's, by name.
+        returns: of the training set, or of the first completions; any shape.
+        parent, revision: the checkpoint it started from.
+    """
+    # the commit that a Hub model was loaded from; a directory has none
+    commit = extract_commit_hash(cached_file(parent, CONFIG_NAME, revision=revision), None)
+    names = ("gamma", "dataset", "dataset_config", "dataset_split", "heads_learning_rate", "seed")
+    return {
+        "parent": parent,
+        "parent_revision": commit or revision,
         "return_range": [returns.min().item(), returns.max().item()],
-        "dataset": data_args.dataset,
-        "dataset_config": data_args.dataset_config,
-        "dataset_split": data_args.dataset_split,
-        "training_rows": len(rows),
-        "trainable": critic_args.trainable,
-        "learning_rate": args.learning_rate,
-        "heads_learning_rate": args.heads_learning_rate,
-        "rows_per_step": args.rows_per_step,
-        "seed": args.seed,
-        "versions": {
-            "modeling_dvpo": __version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "python": sys.version.split()[0],
-        },
+        **{name: settings[name] for name in names},
+        "versions": versions(),
+    }
+
+
+def _meaning(monte_carlo: bool, *, lam: float, target: str) -> dict:
+    return {
+        "returns": "monte_carlo" if monte_carlo else "lambda",
+        "lam": lam,
+        "target": None if monte_carlo else target,
     }
 
 
@@ -66,33 +91,6 @@ def warn_of_other_meaning(parent_config, record: dict) -> None:
         )
 
 
-def critic_record(settings: dict, returns: torch.Tensor) -> dict:
-    """What the critic's config keeps of its training: what its values mean, and how they came about."""
-    monte_carlo = settings["critic_lam"] == 1 and not settings["bootstrap_truncated"]
-    return {
-        "parent": settings["critic"] or settings["model_name_or_path"],
-        "parent_revision": settings["critic_revision"] if settings["critic"] else settings["revision"],
-        "policy": settings["model_name_or_path"],
-        "algorithm": settings["algorithm"],
-        "gamma": settings["gamma"],
-        "lam": settings["critic_lam"],
-        "returns": "monte_carlo" if monte_carlo else "lambda",
-        "target": None if monte_carlo else settings["critic_target"],
-        "kl_in_reward": settings["kl"] == "reward" and settings["kl_coef"] > 0,
-        "reward_source": settings["reward_funcs"],
-        "reward_noise": settings["reward_noise"],
-        "return_range": [returns.min().item(), returns.max().item()],
-        "dataset": settings["dataset"],
-        "dataset_config": settings["dataset_config"],
-        "dataset_split": settings["dataset_split"],
-        "trainable": settings["critic_trainable"],
-        "learning_rate": settings["critic_learning_rate"],
-        "heads_learning_rate": settings["heads_learning_rate"],
-        "seed": settings["seed"],
-        "versions": versions(),
-    }
-
-
 def warn_of_other_critic(parent_config, record: dict) -> None:
     """Warn, by name, where a loaded critic's values mean something else than this run's; see `MEANING`."""
     warn_of_other_meaning(parent_config, record)
@@ -108,6 +106,7 @@ def warn_of_other_critic(parent_config, record: dict) -> None:
 
 
 def versions() -> dict[str, str]:
+    """Of what computed the numbers."""
     return {
         "modeling_dvpo": __version__,
         "transformers": transformers.__version__,

@@ -11,22 +11,12 @@ from modeling_dvpo.critic.losses import CriticLossConfig
 from modeling_dvpo.ranks import rank, world_size
 
 from ..algorithms.critic_arguments import CriticArguments, TrainingArguments
-from ..algorithms.critic_loss import (
-    Targets,
-    critic_loss,
-    dataset_returns,
-    running_mean,
-    target_returns,
-)
+from ..algorithms.critic_loss import critic_loss, running_mean
 from ..algorithms.held_out import evaluate, is_better
+from ..algorithms.targets import Targets, dataset_returns, target_returns
 from ..data.arguments import RewardDataArguments
-from ..data.checks import require_pad_token
-from ..data.packing import (
-    RewardBatchSampler,
-    RewardCollator,
-    packing_pays,
-    supports_packing,
-)
+from ..data.layout import choose_layout, require_room
+from ..data.packing import RewardBatchSampler, RewardCollator
 from ..data.reward_sets import load_reward_data
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from ..engine.distributed import (
@@ -35,9 +25,8 @@ from ..engine.distributed import (
     sum_over_ranks,
 )
 from ..engine.learner import Learner
-from ..errors import ConfigError
 from ..models.critics import load_config_and_tokenizer, load_critic, save_critic
-from ..models.records import training_record, warn_of_other_meaning
+from ..models.records import offline_record, warn_of_other_meaning
 from ..models.trainable import choose_trainable, parameter_counts
 from ..run.directory import claim_run_directory
 from ..run.pushing import pushing_of
@@ -61,24 +50,17 @@ class CriticTrainer:
                 data_args, self.tokenizer, model_config=parent_config, seed=args.seed
             )
         longest = max(max(rows["length"]) for rows in (self.train_set, self.eval_set) if rows)
-        if longest > args.max_tokens_per_device:
-            raise ConfigError(
-                f"max_tokens_per_device is {args.max_tokens_per_device}, and the longest row has {longest} tokens: "
-                "raise it, or set max_length with drop_long_rows."
-            )
+        require_room(longest, args.max_tokens_per_device)
         returns = dataset_returns(self.train_set, args.gamma)
         self.eval_returns = dataset_returns(self.eval_set, args.gamma) if self.eval_set else None
 
-        record = training_record(critic_args, data_args, args, returns, self.train_set)
+        record = offline_record(settings, returns, training_rows=len(self.train_set))
         warn_of_other_meaning(parent_config, record)
         self.critic = critic = load_critic(critic_args)
         critic.fit_return_scale(returns, fresh_heads=not hasattr(parent_config, "num_value_heads"))
         critic.config.critic_loss = self.loss_config.to_dict()
         critic.config.critic_training = record
-        packing = packing_pays(critic) if args.packing is None else args.packing
-        if args.packing and not supports_packing(critic):
-            raise ConfigError(f"packing is true, but {type(critic).__name__} would mix packed rows up; leave it out.")
-        pad_token_id = None if packing else require_pad_token(self.tokenizer)
+        layout = choose_layout(critic, self.tokenizer, args.packing)
         choose_trainable(critic, critic_args)
         if args.gradient_checkpointing:
             critic.gradient_checkpointing_enable({"use_reentrant": False})
@@ -87,16 +69,12 @@ class CriticTrainer:
         # ranks agree on the fresh weights, and then draw dropout and sampled targets of their own
         torch.manual_seed(args.seed + rank())
 
-        self.layout = {
-            "max_tokens": args.max_tokens_per_device,
-            "packing": packing,
-            "rank": rank(),
-            "world_size": world_size(),
-        }
+        self.collate = RewardCollator(**layout)
+        self.shares = {"max_tokens": args.max_tokens_per_device, "packing": layout["packing"]}
+        self.shares |= {"rank": rank(), "world_size": world_size()}
         self.sampler = RewardBatchSampler(
-            self.train_set["length"], rows_per_step=args.rows_per_step, seed=args.seed, **self.layout
+            self.train_set["length"], rows_per_step=args.rows_per_step, seed=args.seed, **self.shares
         )
-        self.collate = RewardCollator(packing=packing, pad_token_id=pad_token_id)
         steps = math.ceil(args.num_train_epochs * len(self.sampler))
         self.total_steps = args.max_steps if args.max_steps > 0 else steps
         self.learner = Learner(critic, args, self.total_steps, device)
@@ -109,7 +87,8 @@ class CriticTrainer:
             f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
             f"quantiles, {trained:,} of {parameters:,} parameters train\n"
             f"{len(self.train_set):,} rows to train on, {len(self.eval_set or ()):,} held out, "
-            f"{'packed' if packing else 'padded'}; {self.total_steps} steps; {world_size()} process(es) on {device}"
+            f"{'packed' if layout['packing'] else 'padded'}; {self.total_steps} steps; "
+            f"{world_size()} process(es) on {device}"
         )
 
     def train(self) -> None:
@@ -192,7 +171,7 @@ class CriticTrainer:
                 self.eval_returns,
                 self.collate,
                 self.args.gamma,
-                self.layout,
+                self.shares,
                 self.device,
             )
         self.progress["report"] = report

@@ -24,8 +24,7 @@ from ..algorithms.policy_arguments import (
 )
 from ..algorithms.updates import PolicyUpdates
 from ..data.arguments import PromptArguments
-from ..data.checks import require_pad_token
-from ..data.packing import packing_pays, supports_packing
+from ..data.layout import choose_layout
 from ..data.prompts import PromptSampler, load_prompts
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from ..engine.distributed import (
@@ -101,12 +100,9 @@ class DVPOTrainer:
             options = {"algorithm": algorithm_args.algorithm, "tokenizer": self.tokenizer, "device": device}
             self.critic = OnlineCritic(policy_args, critic_args, args, **options)
         self.critic_warmup_steps = critic_args.critic_warmup_steps if self.critic else 0
-        packing = packing_pays(policy) if args.packing is None else args.packing
-        if args.packing and not supports_packing(policy):
-            raise ConfigError(f"packing is true, but {type(policy).__name__} would mix packed rows up; leave it out.")
+        layout = choose_layout(policy, self.tokenizer, args.packing)
         self.lay_out = Layout(
-            packing=packing,
-            pad_token_id=None if packing else require_pad_token(self.tokenizer),
+            **layout,
             max_tokens=args.max_tokens_per_device,
             num_mini_batches=algorithm_args.num_mini_batches,
             drop_truncated_rewards=algorithm_args.bootstrap_truncated,
@@ -129,7 +125,6 @@ class DVPOTrainer:
             temperature=rollout_args.temperature,
             max_completion_length=rollout_args.max_completion_length,
             seed=args.seed,
-            device=device,
         )
         self.progress = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}}
         if args.resume and (found := list_checkpoints(args.output_dir)):
@@ -140,7 +135,8 @@ class DVPOTrainer:
         self.log.say(
             f"{algorithm_args.algorithm}: {type(policy).__name__}, {trained:,} of {parameters:,} parameters train\n"
             f"{len(self.prompts):,} prompts, {rollout_args.num_generations} completions each, "
-            f"{'packed' if packing else 'padded'}; {args.max_steps} steps; {world_size()} process(es) on {device}"
+            f"{'packed' if layout['packing'] else 'padded'}; {args.max_steps} steps; "
+            f"{world_size()} process(es) on {device}"
         )
 
     def load_prompts(self, prompt_args, policy_config) -> None:

@@ -4,8 +4,8 @@ from tiny_models import VOCABULARY, tiny_config
 
 from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.metrics.report import critic_report
-from modeling_dvpo.training.algorithms.critic_loss import dataset_returns
 from modeling_dvpo.training.algorithms.held_out import evaluate, is_better
+from modeling_dvpo.training.algorithms.targets import dataset_returns
 from modeling_dvpo.training.data.packing import RewardCollator
 
 GAMMA = 0.9

@@ -1,7 +1,8 @@
-"""Settings of train_dvpo.py: what the algorithm fills in, and what is refused. What ends a run is in
-test_train_dvpo.py."""
+"""Settings of train_dvpo.py: what the algorithm fills in, and what is refused. What only a
+run can tell is in train_dvpo/test_refusals.py."""
 
 import pytest
+from scripts import flags
 
 from modeling_dvpo.training.algorithms.advantages import ALGORITHMS
 from modeling_dvpo.training.algorithms.policy_arguments import (
@@ -13,9 +14,9 @@ from modeling_dvpo.training.algorithms.policy_arguments import (
     check_together,
     unused_settings,
 )
-from modeling_dvpo.training.data.arguments import PromptArguments
 from modeling_dvpo.training.errors import ConfigError
-from modeling_dvpo.training.rollouts.generation import RolloutArguments
+from modeling_dvpo.training.run.config import parse_config
+from modeling_dvpo.training.trainers.dvpo_trainer import ARGUMENTS
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -62,6 +63,12 @@ def test_the_critic_s_loss_as_json_or_mapping():
         (AlgorithmArguments, {"kl_coef": float("inf")}, "kl_coef is inf"),
         (AlgorithmArguments, {"length_adaptive_lam": 0.0}, "length_adaptive_lam is 0.0; it must be more than 0"),
         (AlgorithmArguments, {"num_epochs": 0}, "num_epochs is 0; it must be at least 1"),
+        (AlgorithmArguments, {"algorithm": "grpo", "kl": "reward"}, "one advantage a completion: use kl=loss"),
+        (AlgorithmArguments, {"algorithm": "grpo", "gamma": 0.9}, "gamma is 0.9, and grpo has one advantage"),
+        (AlgorithmArguments, {"algorithm": "grpo", "risk_measure": "cvar"}, "risk_measure needs a critic, and grpo"),
+        (AlgorithmArguments, {"algorithm": "dr_grpo", "bootstrap_truncated": True}, "needs a critic, and dr_grpo"),
+        (AlgorithmArguments, {"algorithm": "ppo", "risk_measure": "cvar"}, "risk_measure needs a distribution"),
+        (AlgorithmArguments, {"risk_level": 0.5}, "risk_level is set, and the expectation has no parameter"),
         (
             PolicyCriticArguments,
             {"critic_trainable": "head"},
@@ -69,11 +76,13 @@ def test_the_critic_s_loss_as_json_or_mapping():
         ),
         (PolicyCriticArguments, {"critic_target": "mixture"}, "critic_target is 'mixture'"),
         (PolicyCriticArguments, {"critic_lam": 1.5}, "critic_lam is 1.5"),
+        (PolicyCriticArguments, {"critic_loss": '{"risks": 1}'}, "critic_loss is .*risks"),
         (PolicyCriticArguments, {"num_critic_epochs": 0}, "num_critic_epochs is 0"),
         (PolicyCriticArguments, {"critic_warmup_steps": -1}, "critic_warmup_steps is -1"),
         (PolicyArguments, {"model_name_or_path": "a/b", "trainable": "heads"}, "trainable is 'heads'"),
         (PolicyTrainingArguments, {"output_dir": "x", "max_steps": 0}, "max_steps is 0"),
         (PolicyTrainingArguments, {"output_dir": "x", "log_completions": -1}, "log_completions is -1"),
+        (PolicyTrainingArguments, {"output_dir": "x", "eval_temperature": -1.0}, "eval_temperature is -1.0"),
         (RewardArguments, {"reward_funcs": ["a:b"], "reward_weights": [1.0, 2.0]}, "2 reward_weights for 1"),
     ],
 )
@@ -84,22 +93,8 @@ def test_out_of_range(kind, settings, message):
 
 def together(**settings):
     """`check_together` with these settings and otherwise the defaults."""
-    kinds = (
-        PolicyArguments,
-        PromptArguments,
-        RolloutArguments,
-        RewardArguments,
-        AlgorithmArguments,
-        PolicyCriticArguments,
-        PolicyTrainingArguments,
-    )
     given = {"model_name_or_path": "a/b", "dataset": "rows.jsonl", "reward_funcs": ["a:b"], "output_dir": "run"}
-    settings = {**given, **settings}
-    parts = [
-        {name: settings.pop(name) for name in list(settings) if name in kind.__dataclass_fields__} for kind in kinds
-    ]
-    assert not settings
-    check_together(*(kind(**part) for kind, part in zip(kinds, parts, strict=True)))
+    check_together(*parse_config(ARGUMENTS, flags(given, settings)))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +124,12 @@ def test_what_goes_together(settings):
         ),
         ({"critic_warmup_steps": 500}, "critic_warmup_steps is 500 and max_steps is 500: the policy would never"),
         ({"critic_trainable": "none"}, "critic_trainable is 'none', so the critic must be a trained one"),
+        (
+            {"critic_trainable": "none", "critic": "c/d", "critic_warmup_steps": 1},
+            "critic_trainable is 'none', so nothing would learn",
+        ),
+        ({"critic_revision": "main"}, "critic_revision is set, and there is no critic"),
+        ({"reference": "c/d", "kl": "none"}, "reference is set, and there is no KL penalty"),
         ({"reference": "c/d", "kl_coef": 0.0}, "reference is set, and there is no KL penalty"),
         ({"prompts_per_step": 3, "num_generations": 3, "num_mini_batches": 6}, "does not divide the 9 completions"),
         ({"reward_noise": ["flip=0.2", "majority_vote=a:b"]}, "a majority vote, and num_generations is 1"),

@@ -1,12 +1,7 @@
 import pytest
 import torch
 
-from modeling_dvpo.ranks import (
-    barrier,
-    is_main,
-    rank,
-    world_size,
-)
+from modeling_dvpo.ranks import barrier, is_main, rank, world_size
 from modeling_dvpo.training.engine.distributed import (
     backward,
     compute_dtype,
@@ -17,7 +12,7 @@ from modeling_dvpo.training.engine.distributed import (
     sum_over_ranks,
 )
 
-# What several ranks do is tested by whole runs, in test_train_critic.py.
+# What several ranks do is tested by whole runs, in train_critic/ and train_dvpo/test_curves.py.
 
 
 def test_one_process_is_rank_zero_of_one(monkeypatch):
@@ -37,22 +32,13 @@ def test_torchrun_s_variables_make_a_process_group(monkeypatch, tmp_path):
     assert not torch.distributed.is_initialized()
 
 
-def test_sums_and_whole_values_of_one_process():
-    tensor = torch.tensor([1.5, -2.0])
-    assert torch.equal(sum_over_ranks(tensor), tensor)
-    assert full_value(tensor) is tensor
-
-
-def test_shard_of_one_process_is_the_model():
-    model = torch.nn.Linear(2, 1)
+def test_one_process_has_nothing_to_share():
+    tensor, model = torch.tensor([1.5, -2.0], requires_grad=True), torch.nn.Linear(2, 1)
+    assert torch.equal(sum_over_ranks(tensor), tensor) and full_value(tensor) is tensor
     assert shard(model, torch.device("cpu"), bf16=True) is model
     assert type(model) is torch.nn.Linear and model.weight.dtype == torch.float32
-
-
-def test_backward_of_one_process_is_the_plain_gradient():
-    x = torch.tensor(3.0, requires_grad=True)
-    backward(x**2)
-    assert x.grad == 6.0
+    backward((tensor**2).sum())
+    assert tensor.grad.tolist() == [3.0, -4.0]
 
 
 def test_compute_dtype():

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from scripts import assert_same_tree
 
 from modeling_dvpo.critic.losses import CriticLossConfig, dvpo_critic_loss
 from modeling_dvpo.metrics.calibration import pit_histogram, reliability
@@ -11,12 +12,7 @@ from modeling_dvpo.metrics.scores import explained_variance_by_position, value_a
 from modeling_dvpo.training.evaluation import measure as module
 from modeling_dvpo.training.evaluation.arguments import NamedSet
 from modeling_dvpo.training.evaluation.intervals import share_interval
-from modeling_dvpo.training.evaluation.measure import (
-    LEVELS,
-    Measurement,
-    defined,
-    measure,
-)
+from modeling_dvpo.training.evaluation.measure import LEVELS, Measurement, defined, measure
 from modeling_dvpo.training.evaluation.parts import Parts, cut
 from modeling_dvpo.training.evaluation.sets import EvaluationSet
 
@@ -202,7 +198,7 @@ def test_parts_do_not_matter(tmp_path):
     data = a_set()
     few, _ = run(data, tmp_path / "few", most=1000)
     many, _ = run(data, tmp_path / "many", most=1)
-    assert_same(few, many)
+    assert_same_tree(few, many, rel=1e-6, abs=1e-9)
 
 
 def test_ranks_do_not_matter(tmp_path, monkeypatch):
@@ -223,7 +219,7 @@ def test_ranks_do_not_matter(tmp_path, monkeypatch):
     sent = iter(sent)
     monkeypatch.setattr(module, "sum_over_ranks", lambda tensor: tensor + next(sent))
     ranks[0].reduce()
-    assert_same(ranks[0].result(data.right(None)), expected)
+    assert_same_tree(ranks[0].result(data.right(None)), expected, rel=1e-6, abs=1e-9)
 
 
 def test_a_scalar_critic_has_no_distribution(tmp_path):
@@ -245,17 +241,3 @@ def test_what_is_undefined_is_absent(tmp_path):
     assert "explained_variance" not in found["metrics"]["critic"] and "mae" in found["metrics"]["critic"]
     assert not any("explained_variance" in row for row in found["by_position"])
     assert defined({"a": [{"b": math.nan, "c": 1.0}], "d": math.nan}) == {"a": [{"c": 1.0}]}
-
-
-def assert_same(found, expected):
-    """Equal to rounding, at any depth."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for name in expected:
-            assert_same(found[name], expected[name])
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert_same(one, other)
-    else:
-        assert found == (pytest.approx(expected, rel=1e-6, abs=1e-9) if isinstance(expected, float) else expected)

@@ -1,10 +1,8 @@
-import json
-
 import pytest
 import torch
 from conftest import tiny_tokenizer
-from tiny_models import tiny_config
-from transformers import AutoModelForCausalLM
+from scripts import write_rows
+from tiny_policies import policy_that_ends
 
 from modeling_dvpo.inference.sampling import Written, seeded
 from modeling_dvpo.training.data.arguments import PromptArguments
@@ -32,32 +30,24 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def policy(tokenizer):
-    torch.manual_seed(0)
-    config = tiny_config("qwen3", vocab_size=len(tokenizer), tie_word_embeddings=True)
-    policy = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():  # likelier to end, so that completions end at different lengths
-        policy.model.embed_tokens.weight[tokenizer.eos_token_id] *= 4
-    return policy
+    return policy_that_ends(tokenizer)
 
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
     rows = [{"prompt": "What is " + "2 + " * i + "3?", "level": i} for i in range(4)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = PromptArguments(dataset=str(path))
-    return load_prompts(str(path), "train", arguments, tokenizer, max_completion_length=12)
+    return prompts_in(write_rows(path, rows), tokenizer, 12)
+
+
+def prompts_in(path, tokenizer, longest, **settings):
+    arguments = PromptArguments(dataset=path, **settings)
+    return load_prompts(path, "train", arguments, tokenizer, max_completion_length=longest)
 
 
 def sampler(policy, tokenizer, score=lengths, *, gamma=1.0, seed=0, **settings):
-    settings = {
-        "num_states": 6,
-        "num_continuations": 3,
-        "max_completion_length": 12,
-        "generation_batch_size": 7,
-        **settings,
-    }
-    args = MonteCarloArguments(policy="policy", prompts=["x"], **settings)
+    defaults = {"num_states": 6, "num_continuations": 3, "max_completion_length": 12, "generation_batch_size": 7}
+    args = MonteCarloArguments(policy="policy", prompts=["x"], **{**defaults, **settings})
     return MonteCarlo(policy, tokenizer, Scorer({"score": score}, [], ()), args, gamma=gamma, seed=seed)
 
 
@@ -163,14 +153,9 @@ def test_chats_are_continued_as_messages(policy, tokenizer, prompts, tmp_path):
         seen.extend(completions)
         return [1.0] * len(completions)
 
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(json.dumps({"prompt": "hello"}) + "\n")
-    chats = load_prompts(
-        str(path), "train", PromptArguments(dataset=str(path), chat=True), tokenizer, max_completion_length=6
-    )
-    sampler(policy, tokenizer, reward, num_states=2, max_completion_length=6).sample(
-        NAMED, chats, tmp_path / "parts", {}, None
-    )
+    chats = prompts_in(write_rows(tmp_path / "prompts.jsonl", [{"prompt": "hello"}]), tokenizer, 6, chat=True)
+    monte_carlo = sampler(policy, tokenizer, reward, num_states=2, max_completion_length=6)
+    monte_carlo.sample(NAMED, chats, tmp_path / "parts", {}, None)
     assert len(seen) == 2 + 6
     assert all(len(turns) == 1 and turns[0]["role"] == "assistant" for turns in seen)
 

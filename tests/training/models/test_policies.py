@@ -1,4 +1,4 @@
-"""Policy, reference and critic by name; the pair that a run leaves. What whole runs save is in test_train_dvpo.py."""
+"""Policy, reference and critic by name; the pair that a run leaves. What whole runs save is in train_dvpo/."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.training.algorithms.online_critic import load_online_critic
 from modeling_dvpo.training.algorithms.policy_arguments import PolicyArguments, PolicyCriticArguments
 from modeling_dvpo.training.errors import ConfigError
-from modeling_dvpo.training.models import pairs
+from modeling_dvpo.training.models import pairs, records
 from modeling_dvpo.training.models.pairs import save_pair
 from modeling_dvpo.training.models.policies import as_reference, load_policy, load_reference
-from modeling_dvpo.training.models.records import critic_record, warn_of_other_critic
+from modeling_dvpo.training.models.records import online_record, warn_of_other_critic
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
 
@@ -139,8 +139,17 @@ class TestOnlineCritic:
         assert (parent.num_value_heads, parent.num_quantiles) == (2, 4)
         with torch.no_grad():
             assert torch.equal(critic(TOKENS).quantiles, saved.eval()(TOKENS).quantiles)
-        with pytest.raises(ConfigError, match="ppo has a scalar critic, and this one has num_quantiles=4: use algo"):
-            load_online_critic(args, given, "ppo", tokenizer)
+
+    @pytest.mark.parametrize(
+        ("algorithm", "settings", "message"),
+        [
+            ("ppo", {"num_quantiles": 8}, "ppo has a scalar critic, and this one has num_quantiles=8: use algorithm"),
+            ("robust_bellman", {"num_value_heads": 1}, "takes the worst of several heads, and the critic has one"),
+        ],
+    )
+    def test_heads_that_the_algorithm_cannot_use(self, args, tokenizer, algorithm, settings, message):
+        with pytest.raises(ConfigError, match=message):
+            load_online_critic(args, PolicyCriticArguments(**settings), algorithm, tokenizer)
 
     def test_must_read_what_the_policy_writes(self, args, tokenizer, tmp_path):
         critic = AutoModelForDistributionalValue.from_pretrained(args.model_name_or_path, num_quantiles=4)
@@ -159,6 +168,13 @@ SETTINGS = {
 }
 
 
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Names of models are not looked up."""
+    monkeypatch.setattr(records, "cached_file", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("no_hub")
 class TestRecord:
     @pytest.mark.parametrize(
         ("changes", "expected"),
@@ -174,13 +190,13 @@ class TestRecord:
         ],
     )
     def test_what_values_mean(self, changes, expected):
-        record = critic_record({**SETTINGS, **changes}, torch.tensor([0.5, -1.0, 2.0]))
+        record = online_record({**SETTINGS, **changes}, torch.tensor([0.5, -1.0, 2.0]))
         assert {name: record[name] for name in expected} == expected
         json.dumps(record)  # goes into a config
 
     def warnings_of(self, before, **now):
         parent = SimpleNamespace(critic_training=before)
-        record = {**critic_record(SETTINGS, torch.tensor([0.0, 1.0])), **now}
+        record = {**online_record(SETTINGS, torch.tensor([0.0, 1.0])), **now}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warn_of_other_critic(parent, record)
@@ -198,13 +214,16 @@ class TestRecord:
 
 
 class TestPair:
+    @pytest.fixture
+    def critic(self, args, tokenizer):
+        return load_online_critic(args, PolicyCriticArguments(num_quantiles=4), "dvpo", tokenizer)[0]
+
     def save(self, folder, args, tokenizer, critic, **more):
         given = {"step": 7, "settings": {"seed": 3}, "metrics": {"reward": 0.5, "reward/f": float("nan")}, **more}
         save_pair(folder, load_policy(args), critic, tokenizer, **given)
         return json.loads((folder / "pair.json").read_text())
 
-    def test_record_and_digests(self, args, tokenizer, tmp_path):
-        critic, _ = load_online_critic(args, PolicyCriticArguments(num_quantiles=4), "dvpo", tokenizer)
+    def test_record_and_digests(self, args, tokenizer, critic, tmp_path):
         critic.config.critic_training = {"gamma": 0.5}
         record = self.save(tmp_path / "last", args, tokenizer, critic)
         for part in ("policy", "critic"):
@@ -214,13 +233,11 @@ class TestPair:
         assert record["metrics"] == {"reward": 0.5, "reward/f": None}
         assert AutoConfig.from_pretrained(tmp_path / "last" / "critic").critic_training == {"gamma": 0.5, "step": 7}
 
-    def test_a_frozen_critic_keeps_its_record(self, args, tokenizer, tmp_path):
-        critic, _ = load_online_critic(args, PolicyCriticArguments(num_quantiles=4), "dvpo", tokenizer)
+    def test_a_frozen_critic_keeps_its_record(self, args, tokenizer, critic, tmp_path):
         self.save(tmp_path / "last", args, tokenizer, critic.requires_grad_(False))
         assert not hasattr(AutoConfig.from_pretrained(tmp_path / "last" / "critic"), "critic_training")
 
-    def test_replaces_an_older_pair_as_a_whole(self, args, tokenizer, tmp_path):
-        critic, _ = load_online_critic(args, PolicyCriticArguments(num_quantiles=4), "dvpo", tokenizer)
+    def test_replaces_an_older_pair_as_a_whole(self, args, tokenizer, critic, tmp_path):
         critic.config.critic_training = {}
         self.save(tmp_path / "last", args, tokenizer, critic)
         record = self.save(tmp_path / "last", args, tokenizer, None)

@@ -11,9 +11,9 @@ def lines(folder, name="metrics"):
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
-def open_log(folder, *, start_step=0, report_to=(), settings=None):
+def open_log(folder, *, start_step=0):
     log = RunLog(10, start_step)
-    log.open(folder, list(report_to), settings or {})
+    log.open(folder, [], {})
     return log
 
 
@@ -96,18 +96,6 @@ def test_undefined_numbers_are_null(tmp_path):
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     assert lines(tmp_path) == [{"step": 1, "eval_explained_variance": None, "loss": 1.0}]
     assert without_nan({"a": float("inf"), "b": 2.0}) == {"a": None, "b": 2.0}
-
-
-def test_tensorboard(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    log = open_log(tmp_path, report_to=["tensorboard"], settings={"seed": 1, "critic_loss": {"risk": 0.1}})
-    log.write(3, {"loss": 0.5})
-    log.write(4, {"loss": 0.25})
-    log.close()
-    events = EventAccumulator(str(tmp_path / tmp_path.name))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(3, 0.5), (4, 0.25)]
 
 
 def test_unknown_tracker():

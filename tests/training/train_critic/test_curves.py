@@ -1,0 +1,126 @@
+"""Runs that must have one curve, however the work is cut; and runs that are cut off and go on."""
+
+import pytest
+import torch
+from critic_runs import SHORT, run, script, values
+from scripts import Stop, assert_same_curve, flags, kill_after_first_checkpoint, metrics_of, run_on_ranks, stop_in
+
+from modeling_dvpo.training.errors import ConfigError
+from modeling_dvpo.training.trainers.critic_trainer import CriticTrainer
+
+
+def run_on_two_ranks(output_dir, *settings, **more):
+    run_on_ranks(script.__file__, flags(*settings, output_dir=output_dir, **more))
+    return metrics_of(output_dir)
+
+
+def lose(output_dir, monkeypatch, step, *settings, **more):
+    """A run that is lost at the start of this step."""
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_in(patch, CriticTrainer, "optimizer_step", step)
+        run(output_dir, *settings, **more)
+
+
+class TestSameCurve:
+    def test_the_curve_is_whole(self, one_process):
+        metrics, _ = one_process
+        assert list(metrics) == [0, 1, 2, 3, 4, 5, 6]
+        assert all({"loss", "quantile", "cvar", "grad_norm", "epoch"} <= metrics[step].keys() for step in range(1, 7))
+        assert [step for step in metrics if "eval_crps" in metrics[step]] == [0, 3, 6]
+        assert metrics[1]["loss"] != metrics[6]["loss"]
+
+    @pytest.mark.parametrize("settings", [{}, {"packing": "true"}], ids=["padded", "packed"])
+    def test_accumulation(self, one_process, inputs, tmp_path, settings):
+        found = run(tmp_path / "run", inputs, SHORT, settings, max_tokens_per_device=100)
+        assert_same_curve(found, one_process[0])
+
+    def test_two_ranks(self, one_process, inputs, tmp_path):
+        """Four micro-batches a rank and step or so, whose gradients meet once."""
+        found = run_on_two_ranks(tmp_path / "run", inputs, SHORT, max_tokens_per_device=40)
+        assert_same_curve(found, one_process[0])
+        torch.testing.assert_close(values(tmp_path / "run" / "last"), values(one_process[1] / "last"))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"trainable": "lora", "lora_r": 4, "max_tokens_per_device": 60},
+            {"trainable": "heads", "max_tokens_per_device": 60},
+            {"returns": "lambda", "gradient_checkpointing": "true", "max_tokens_per_device": 100},
+            {"packing": "true", "max_tokens_per_device": 150, "value_head_type": "monotone"},
+        ],
+        ids=["lora", "heads", "lambda", "packed"],
+    )
+    def test_two_ranks_of_other_kinds(self, inputs, tmp_path, settings):
+        expected = run(tmp_path / "one", inputs, SHORT, settings)
+        found = run_on_two_ranks(tmp_path / "two", inputs, SHORT, settings)
+        assert_same_curve(found, expected)
+        torch.testing.assert_close(values(tmp_path / "two" / "last"), values(tmp_path / "one" / "last"))
+
+    @pytest.mark.slow
+    def test_two_ranks_in_bf16(self, inputs, tmp_path):
+        """One process computes in autocast, two in FSDP2's mixed precision: near each other, no more."""
+        expected = run(tmp_path / "one", inputs, SHORT, bf16="true")
+        found = run_on_two_ranks(tmp_path / "two", inputs, SHORT, bf16="true")
+        for step in range(1, 7):
+            assert found[step]["quantile"] == pytest.approx(expected[step]["quantile"], rel=0.05)
+
+
+class TestResume:
+    @pytest.mark.parametrize("settings", [{}, {"returns": "lambda", "target": "sampled"}], ids=["plain", "sampled"])
+    def test_to_the_same_curve_bit_for_bit(self, one_process, inputs, tmp_path, monkeypatch, settings):
+        """Stopped after step 4, one after the last checkpoint and in mid-epoch of an 8-step epoch."""
+        expected, whole = one_process
+        if settings:
+            whole = tmp_path / "whole"
+            expected = run(whole, inputs, SHORT, settings)
+        lose(tmp_path / "run", monkeypatch, 5, inputs, SHORT, settings, save_steps=3)
+        assert list(metrics_of(tmp_path / "run")) == [0, 1, 2, 3, 4]
+        found = run(tmp_path / "run", inputs, SHORT, settings, save_steps=3, resume="true")
+        assert found == expected
+        assert torch.equal(values(tmp_path / "run" / "last"), values(whole / "last"))
+
+    def test_a_finished_run_is_left_as_it_is(self, one_process, inputs):
+        metrics, folder = one_process
+        config, before = (folder / "last" / "config.json").read_text(), values(folder / "last")
+        assert run(folder, inputs, SHORT, resume="true") == metrics
+        assert torch.equal(values(folder / "last"), before)
+        assert (folder / "last" / "config.json").read_text() == config
+
+    def test_other_settings_are_refused(self, one_process, inputs):
+        with pytest.raises(ConfigError, match=r"seed \(was 0, is 1\). Change them back"):
+            run(one_process[1], inputs, SHORT, resume="true", seed=1)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("ranks", [1, 2])
+    def test_after_being_killed(self, one_process, inputs, tmp_path, ranks):
+        arguments = flags(inputs, SHORT, output_dir=tmp_path / "run", save_steps=1)
+        kill_after_first_checkpoint(script.__file__, arguments, ranks, tmp_path / "run")
+        run_on_ranks(script.__file__, [*arguments, "--resume"], ranks)
+        assert_same_curve(metrics_of(tmp_path / "run"), one_process[0])
+
+    @pytest.mark.slow
+    def test_on_another_number_of_ranks(self, one_process, inputs, tmp_path, monkeypatch):
+        lose(tmp_path / "run", monkeypatch, 5, inputs, SHORT, save_steps=2)
+        found = run_on_two_ranks(tmp_path / "run", inputs, SHORT, save_steps=2, resume="true")
+        assert_same_curve(found, one_process[0])
+
+
+class TestDirectory:
+    """Never two runs in one; what fails before step 1 is done leaves it free."""
+
+    def test_of_another_run(self, one_process, inputs):
+        metrics, folder = one_process
+        with pytest.raises(ConfigError, match="run holds another run. Choose another output_dir"):
+            run(folder, inputs, SHORT)
+        assert metrics_of(folder) == metrics
+
+    def test_overwriting_waits_for_the_first_step(self, inputs, tmp_path, monkeypatch):
+        settings = {**inputs, **SHORT, "max_steps": 1}
+        lose(tmp_path / "run", monkeypatch, 1, settings)
+        assert not (tmp_path / "run").exists()
+        assert list(run(tmp_path / "run", settings)) == [0, 1]
+        over = {"max_steps": 2, "overwrite_output_dir": "true"}
+        lose(tmp_path / "run", monkeypatch, 1, settings, over)
+        assert list(metrics_of(tmp_path / "run")) == [0, 1]
+        assert list(run(tmp_path / "run", settings, over)) == [0, 1, 2]
