@@ -9,13 +9,12 @@ from urllib.parse import quote
 from huggingface_hub import constants
 
 from . import tables
-from .benchmarks import Benchmarks
 from .errors import CardError
 from .facts import critic_facts, policy_facts
 from .merge import SECTION, merge
-from .metadata import critic_metadata, policy_metadata
+from .metadata import Benchmarks, critic_metadata, policy_metadata
 from .origins import Origin
-from .run_history import held_out_rewards, updates
+from .runs import held_out_rewards, updates
 
 POLICY_COLUMNS = {
     "reward": "mean reward",

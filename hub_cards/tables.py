@@ -4,15 +4,9 @@ from typing import NamedTuple
 
 from modeling_dvpo.critic.losses import TERMS
 
-from .evaluation_file import EvaluatedSet
+from .evaluation import COVERAGES, METRICS, EvaluatedSet, Metric
 from .facts import CriticFacts
-from .metric_names import COVERAGES, METRICS, Metric
-from .run_history import (
-    Table,
-    evaluations,
-    logged_loss_terms,
-    updates,
-)
+from .runs import Table, evaluations, logged_loss_terms, updates
 
 WHO = {"critic": "this critic", "constant": "constant", "scalar": "scalar critic"}
 SUBSET_METRICS = ("explained_variance", "crps", "coverage_80")

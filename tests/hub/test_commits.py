@@ -5,13 +5,7 @@ from hub_server.faults import Before, CutUpload, Delay, DropAnswer, Refuse, too_
 
 from modeling_dvpo.hub import client
 from modeling_dvpo.hub.client import hub_api
-from modeling_dvpo.hub.commits import (
-    commit_files,
-    open_repository,
-    read_remote,
-    remote_state,
-    tag_commit,
-)
+from modeling_dvpo.hub.commits import commit_files, open_repository, tag_commit
 from modeling_dvpo.hub.errors import (
     AccessError,
     ConcurrentCommitError,
@@ -20,6 +14,7 @@ from modeling_dvpo.hub.errors import (
     UnpublishableError,
     UnreachableError,
 )
+from modeling_dvpo.hub.remote import read_remote, remote_state
 
 pytest_plugins = ["hub_server.fixtures"]
 

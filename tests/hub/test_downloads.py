@@ -42,7 +42,7 @@ class TestDownloads:
 
     @pytest.mark.parametrize("what", DOWNLOADS[:2])
     @pytest.mark.parametrize(
-        ("trouble", "how"), [(Corrupt(10), "came twice with other bytes"), (Truncate(20), "incomp")]
+        ("trouble", "how"), [(Corrupt(10), "with other bytes than the Hub has"), (Truncate(20), "should be of size")]
     )
     def test_trouble_that_stays(self, hub, last, quick, tmp_path, what, trouble, how):
         # what the first look at the config reads is not what is loaded

@@ -1,5 +1,6 @@
 """Pushing while training: on time, in the background, and never at training's cost."""
 
+import concurrent.futures
 import shutil
 import threading
 import warnings
@@ -25,7 +26,7 @@ def critic(tmp_path, tiny_tokenizer):
 
 
 def wait(pushing):
-    pushing._thread.join()
+    concurrent.futures.wait([pushing._on_its_way])
 
 
 def pushing_to(repo=CRITIC, **options):

@@ -5,19 +5,19 @@ import json
 import pytest
 
 from modeling_dvpo.hub import NotAPairError
-from modeling_dvpo.hub.pushing import default_message, keep_pins
 from modeling_dvpo.hub.records import (
     RECORD_FILE,
     changed_files,
     contradictions,
-    critic_facts,
     make_record,
     parse_record,
     record_bytes,
+    recorded_facts,
 )
+from modeling_dvpo.hub.targets import default_message, keep_pins
 
 
-def test_critic_facts_leave_out_what_is_unknown():
+def test_recorded_facts_leave_out_what_is_unknown():
     config = {
         "num_value_heads": 3,
         "num_quantiles": 200,
@@ -28,7 +28,7 @@ def test_critic_facts_leave_out_what_is_unknown():
         "critic_training": {"gamma": 0.0, "kl_in_reward": False, "target": None, "seed": 0, "evaluation": {"crps": 1}},
         "hidden_size": 8,
     }
-    assert critic_facts(config) == {
+    assert recorded_facts(config) == {
         "value": {
             "heads": 3,
             "quantiles": 200,
@@ -40,7 +40,7 @@ def test_critic_facts_leave_out_what_is_unknown():
         },
         "training": {"seed": 0},
     }
-    assert critic_facts({}) == {}
+    assert recorded_facts({}) == {}
 
 
 def test_a_record_survives_being_written():

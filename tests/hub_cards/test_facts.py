@@ -6,7 +6,7 @@ import pytest
 from saved_models import ONLINE, SETTINGS, TRAINING, pair_of, save_critic, save_evaluation, save_policy, save_run
 
 from modeling_dvpo.hub_cards.errors import CardError
-from modeling_dvpo.hub_cards.evaluation_file import read_evaluation
+from modeling_dvpo.hub_cards.evaluation import read_evaluation
 from modeling_dvpo.hub_cards.facts import critic_facts, policy_facts
 from modeling_dvpo.hub_cards.metadata import critic_metadata, dump_yaml
 from modeling_dvpo.hub_cards.origins import (
@@ -17,13 +17,15 @@ from modeling_dvpo.hub_cards.origins import (
     last_part,
     origin_of,
 )
-from modeling_dvpo.hub_cards.run_history import (
+from modeling_dvpo.hub_cards.runs import (
+    CRITIC_RUN,
+    POLICY_RUN,
     evaluations,
     held_out_rewards,
+    hyperparameters,
     logged_loss_terms,
     read_history,
 )
-from modeling_dvpo.hub_cards.settings import CRITIC_RUN, POLICY_RUN, hyperparameters
 
 STATED = {"repo_id": None, "license": None, "base_model": None, "datasets": None, "example": None}
 
