@@ -5,11 +5,9 @@ import torch
 from hub_changes import CRITIC, POLICY, damage, upload
 from hub_server.faults import Corrupt, CutDownload, Delay, Refuse, Truncate
 from huggingface_hub import snapshot_download
-from peft import LoraConfig
 from tiny_critics import tiny_batch
-from tiny_pairs import assert_is_the_run, save_policy
+from tiny_pairs import assert_is_the_run, make_adapter, save_policy
 
-from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.digests import file_sha256, git_blob_id
 from modeling_dvpo.hub import (
     CorruptDownloadError,
@@ -123,8 +121,7 @@ class TestOffline:
         base = save_policy(tmp_path / "base", tiny_tokenizer)
         for repo in ("user/base", POLICY):
             upload(hub, repo, base)
-        critic = AutoModelForDistributionalValue.from_pretrained(base, num_value_heads=2, num_quantiles=5).eval()
-        critic.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["quantile_heads"]))
+        critic = make_adapter(base)
         push_critic(critic, CRITIC, tokenizer=tiny_tokenizer, policy=POLICY, base_model="user/base", card=False)
         pull_pair(CRITIC)
         offline()

@@ -58,6 +58,12 @@ class TestGiven:
             pull_pair(CRITIC)
         assert_is_the_run(pull_pair(CRITIC, token=hub.read_token), last)
 
+    def test_a_gated_repository(self, hub, last):
+        hub.repository(CRITIC).gated = "auto"
+        with pytest.raises(AccessError, match="user/critic is gated. Ask for access on its page"):
+            pull_pair(CRITIC, token=hub.add_token("stranger"))
+        assert_is_the_run(pull_pair(CRITIC), last)
+
     def test_an_earlier_revision(self, hub, last, tmp_path, tiny_tokenizer):
         before = hub.commits(POLICY)[0].sha
         push_pair(save_run(tmp_path / "later", tiny_tokenizer, seed=4), None, POLICY, CRITIC, card=False)

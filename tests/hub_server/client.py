@@ -1,7 +1,6 @@
 """Points `huggingface_hub` and `transformers` of this process at a server, and back."""
 
 import os
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -52,8 +51,6 @@ def pointed_at(server: HubServer, home: str | Path, token: str | None = None):
         mock.patch.object(transformers.utils.hub, "_hf_api", None, create=True),
         mock.patch.object(transformers.utils.hub, "HF_MODULES_CACHE", modules),
         mock.patch.object(transformers.dynamic_module_utils, "HF_MODULES_CACHE", modules),
-        mock.patch.object(sys, "path", list(sys.path)),
-        without_remote_code(),
     ):
         for name in LOGIN:
             if name not in environment:
@@ -63,20 +60,3 @@ def pointed_at(server: HubServer, home: str | Path, token: str | None = None):
             yield
         finally:
             huggingface_hub.utils.close_session()
-
-
-@contextmanager
-def without_remote_code():
-    """Forgets the modules of remote code that were imported before, and at the end those imported meanwhile."""
-
-    def taken():
-        return {
-            name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "transformers_modules"
-        }
-
-    before = taken()
-    try:
-        yield
-    finally:
-        taken()
-        sys.modules.update(before)
