@@ -60,12 +60,7 @@ def critic_card(
     """
     stated = _stated(repo_id, license, base_model, datasets, example)
     facts = critic_facts(
-        directory,
-        policy_repo=policy_repo,
-        evaluation=evaluation,
-        run_directory=run_directory,
-        pair=pair,
-        **stated,
+        directory, policy_repo=policy_repo, evaluation=evaluation, run_directory=run_directory, pair=pair, **stated
     )
     return _card("critic", facts, critic_metadata(facts), previous, stated)
 
@@ -92,12 +87,7 @@ def policy_card(
     """
     stated = _stated(repo_id, license, base_model, datasets, example)
     facts = policy_facts(
-        directory,
-        critic_repo=critic_repo,
-        pair=pair,
-        run_directory=run_directory,
-        benchmarks=benchmarks,
-        **stated,
+        directory, critic_repo=critic_repo, pair=pair, run_directory=run_directory, benchmarks=benchmarks, **stated
     )
     return _card("policy", facts, policy_metadata(facts), previous, stated)
 

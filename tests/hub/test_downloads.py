@@ -9,13 +9,7 @@ from tiny_critics import tiny_batch
 from tiny_pairs import assert_is_the_run, make_adapter, save_policy
 
 from modeling_dvpo.digests import file_sha256, git_blob_id
-from modeling_dvpo.hub import (
-    CorruptDownloadError,
-    CriticMovedOnError,
-    UnreachableError,
-    pull_pair,
-    push_critic,
-)
+from modeling_dvpo.hub import CorruptDownloadError, CriticMovedOnError, UnreachableError, pull_pair, push_critic
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 

@@ -6,14 +6,7 @@ import pytest
 from hub_changes import CRITIC, POLICY, change_json, upload
 from tiny_pairs import assert_is_the_run, save_critic, save_policy, save_run
 
-from modeling_dvpo.hub import (
-    AccessError,
-    NotAPairError,
-    PairMismatchError,
-    pull_pair,
-    push_critic,
-    push_pair,
-)
+from modeling_dvpo.hub import AccessError, NotAPairError, PairMismatchError, pull_pair, push_critic, push_pair
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 

@@ -10,12 +10,7 @@ from hub_changes import CRITIC, POLICY
 from hub_server.faults import Before, Refuse
 from tiny_pairs import nudge, save_critic, save_run
 
-from modeling_dvpo.hub import (
-    PushEvery,
-    PushFailedError,
-    pull_pair,
-    staging,
-)
+from modeling_dvpo.hub import PushEvery, PushFailedError, pull_pair, staging
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 

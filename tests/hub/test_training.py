@@ -7,12 +7,7 @@ import torch
 from hub_changes import CRITIC, POLICY, record_of, values
 from hub_server.faults import Refuse
 
-from modeling_dvpo.hub import (
-    AccessError,
-    PushEvery,
-    PushFailedError,
-    pull_pair,
-)
+from modeling_dvpo.hub import AccessError, PushEvery, PushFailedError, pull_pair
 from modeling_dvpo.training import train_critic, train_dvpo
 from modeling_dvpo.training.errors import ConfigError
 

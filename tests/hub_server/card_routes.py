@@ -9,6 +9,9 @@ from .routing import route
 
 LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "gpl-3.0", "llama3.3", "gemma", "other")  # a few of them
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
+DATASET = {"type": None, "name": None}
+RESULT = {"task": {"type": None}, "dataset": DATASET, "metrics": [{"type": None, "value": None}]}
+MODEL_INDEX = [{"name": None, "results": [RESULT]}]
 REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -55,34 +58,19 @@ def check_card(card: str) -> list[str]:
             errors.append(f'"base_model" with value "{one}" is not valid. Use a model id from the Hub.')
     if data.get("base_model_relation", RELATIONS[0]) not in RELATIONS:
         errors.append(f'"base_model_relation" must be one of [{", ".join(RELATIONS)}]')
-    return errors + check_model_index(data.get("model-index", []))
+    return errors + check_shape("model-index", data.get("model-index", []), MODEL_INDEX)
 
 
-def check_model_index(index) -> list[str]:
-    """Errors in the shape of a model index, named by the path of what is wrong."""
-    errors = []
-
-    def need(at: str, value, keys) -> bool:
-        if not isinstance(value, dict):
-            errors.append(f'"{at}" must be an object')
-            return False
-        errors.extend(f'"{at}.{key}" is required' for key in keys if key not in value)
-        return True
-
-    def each(at: str, value):
+def check_shape(at: str, value, shape) -> list[str]:
+    """Errors in the shape of a value, named by the path of what is wrong; a shape of None is any value."""
+    if shape is None:
+        return []
+    if isinstance(shape, list):
         if not isinstance(value, list):
-            errors.append(f'"{at}" must be an array')
-            value = []
-        return [(f"{at}[{i}]", one) for i, one in enumerate(value)]
-
-    for at, model in each("model-index", index):
-        if not need(at, model, ("name", "results")):
-            continue
-        for at_result, result in each(f"{at}.results", model.get("results", [])):
-            if not need(at_result, result, ("task", "dataset", "metrics")):
-                continue
-            need(f"{at_result}.task", result.get("task", {"type": ""}), ("type",))
-            need(f"{at_result}.dataset", result.get("dataset", {"type": "", "name": ""}), ("type", "name"))
-            for at_metric, metric in each(f"{at_result}.metrics", result.get("metrics", [])):
-                need(at_metric, metric, ("type", "value"))
-    return errors
+            return [f'"{at}" must be an array']
+        return [error for i, one in enumerate(value) for error in check_shape(f"{at}[{i}]", one, shape[0])]
+    if not isinstance(value, dict):
+        return [f'"{at}" must be an object']
+    missing = [f'"{at}.{key}" is required' for key in shape if key not in value]
+    within = [check_shape(f"{at}.{key}", value[key], one) for key, one in shape.items() if key in value]
+    return missing + [error for errors in within for error in errors]

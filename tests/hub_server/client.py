@@ -25,22 +25,19 @@ def pointed_at(server: HubServer, home: str | Path, token: str | None = None):
         token: None: logged out.
     """
     environment = server.settings(home, token)
-    home = Path(home)
+    paths = ("HF_HOME", "HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_TOKEN_PATH")
     settings = {
+        **{name: environment[name] for name in paths},
         "ENDPOINT": server.endpoint,
         "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_URL_HOSTS": constants.HF_URL_HOSTS | {"127.0.0.1"},
-        "HF_HOME": str(home),
-        "HF_HUB_CACHE": str(home / "hub"),
-        "HUGGINGFACE_HUB_CACHE": str(home / "hub"),
-        "HF_ASSETS_CACHE": str(home / "assets"),
-        "HF_TOKEN_PATH": str(home / "token"),
-        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HUGGINGFACE_HUB_CACHE": environment["HF_HUB_CACHE"],
+        "HF_STORED_TOKENS_PATH": str(Path(home) / "stored_tokens"),
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_DISABLE_TELEMETRY": True,
     }
-    modules = str(home / "modules")
+    modules = environment["HF_MODULES_CACHE"]
     with (
         mock.patch.dict(os.environ, environment),
         mock.patch.multiple(

@@ -1,12 +1,11 @@
-"""`/commit`: a commit from lines of JSON, on a branch or as a new pull request."""
+"""`/commit`: a commit from lines of JSON, on a branch or as a new pull request; and the list of those."""
 
 import base64
 import json
 
 from .answers import Answer, HubError
 from .card_routes import check_card
-from .discussion_routes import open_pull_request
-from .repositories import Repository, StoredFile
+from .repositories import Commit, Repository, StoredFile, now
 from .repository_routes import find
 from .routing import API, REVISION, route
 
@@ -64,3 +63,28 @@ def change(repository: Repository, tree: dict[str, StoredFile], key: str, value:
         del tree[path]
     else:
         raise HubError(400, f"Unknown operation in a commit: {key}")
+
+
+def open_pull_request(repository: Repository, base: Commit, title: str, description: str, author: str) -> int:
+    """Number of a new pull request that starts at this commit."""
+    number = len(repository.discussions) + 1
+    repository.discussions[number] = {
+        "num": number,
+        "title": title,
+        "author": {"name": author},
+        "createdAt": now(),
+        "status": "open",
+        "repo": {"name": repository.id, "type": repository.kind[:-1]},
+        "isPullRequest": True,
+        "filesWithConflicts": [],
+        "changes": {"base": "refs/heads/main"},
+        "events": [],
+    }
+    repository.references[f"refs/pr/{number}"] = base.sha
+    return number
+
+
+@route("GET", rf"{API}/discussions")
+def list_discussions(hub, request, kind, repo):
+    discussions = list(find(hub, request, kind, repo).discussions.values())
+    return Answer.json({"discussions": discussions, "count": len(discussions), "start": 0})

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import collection_routes, commit_routes, download_routes, repository_routes, tree_routes, upload_routes  # noqa: F401
+from . import collection_routes, commit_routes, repository_routes, tree_routes, upload_routes  # noqa: F401
 from .accounts import Accounts
 from .answers import Request
 from .connection import Listener

@@ -1,9 +1,14 @@
-"""Looking into repositories: files and commits; making branches and tags."""
+"""Looking into repositories, and their files; making branches and tags.
+
+A file is asked for on the Hub itself, which sends the client to the storage for a large one.
+"""
 
 from .answers import Answer, HubError
 from .repositories import Commit, StoredFile
 from .repository_routes import find
-from .routing import API, REVISION, route
+from .routing import API, PAGE, REVISION, route
+
+BYTES = {"Content-Type": "application/octet-stream"}
 
 
 def file_entry(path: str, file: StoredFile) -> dict:
@@ -55,3 +60,23 @@ def new_reference(repository, name: str, commit: Commit) -> Answer:
         raise HubError(409, f"Reference already exists: {name}")
     repository.references[name] = commit.sha
     return Answer.json({})
+
+
+@route("GET", rf"{PAGE}/resolve/{REVISION}/(?P<path>.+)")
+def resolve(hub, request, kind, repo, revision, path):
+    repository = find(hub, request, kind, repo)
+    commit, file = repository.file(revision, path)
+    headers = {"X-Repo-Commit": commit.sha}
+    if not file.lfs:
+        return Answer(200, file.content, {**headers, **BYTES, "ETag": f'"{file.blob_id}"'})
+    headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
+    location = f"{hub.storage}/storage/{repository.kind}/{repository.id}/{file.sha256}"
+    return Answer(302, b"Found", {**headers, "Location": location, "Content-Type": "text/plain"})
+
+
+@route("GET", r"/storage/(?P<kind>models|datasets|spaces)/(?P<repo>[^/]+/[^/]+)/(?P<oid>[0-9a-f]{64})")
+def fetch(hub, request, kind, repo, oid):
+    if request.token is not None:
+        raise HubError(400, "InvalidRequest: a signed URL does not take an Authorization header")
+    content = hub.repositories[kind, repo].objects[oid]
+    return Answer(200, content, {**BYTES, "ETag": f'"{oid[:32]}"'})
