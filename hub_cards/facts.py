@@ -285,8 +285,8 @@ def _rewards(source, near) -> tuple[list[str], str | None]:
         if column:
             return [], column[1]
         source = [source]
-    names = [origin_of(name, near).name if "/" in name or "\\" in name else last_part(name) for name in source or []]
-    return names, None
+    origins = {name: origin_of(name, near) for name in source or [] if "/" in name or "\\" in name}
+    return [origin.name if (origin := origins.get(name)) else last_part(name) for name in source or []], None
 
 
 def _is_critic(parent: Origin | None, training: dict) -> bool | None:

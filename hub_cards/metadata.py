@@ -65,7 +65,7 @@ def benchmark_entries(benchmarks: Benchmarks) -> list[EvalResultEntry]:
     entries = []
     for place, given in enumerate(benchmarks):
         try:
-            entry = given if isinstance(given, EvalResultEntry) else parse_eval_result_entries([given])[0]
+            entry = given if isinstance(given, EvalResultEntry) else parse_eval_result_entries([dict(given)])[0]
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise CardError(
                 f"Benchmark {place} is {given!r:.200} ({type(error).__name__}: {error}); it needs the form of the "

@@ -130,15 +130,15 @@ def evaluations(history: History, this_step: int | None) -> Table | None:
         if any(name.startswith("eval_") for name in line):
             rows.append((line["step"], [loss, *(_number(line.get(f"eval_{name}")) for name in EVALUATED)]))
     metric = history.settings.get("best_metric")
-    best = None
+    best, best_by = None, None
     if metric in METRICS and METRICS[metric].better:
-        values = [(line["step"], _number(line.get(f"eval_{metric}"))) for line in history.lines]
-        values = [(step, value) for step, value in values if value is not None]
+        measured = [(line["step"], _number(line.get(f"eval_{metric}"))) for line in history.lines]
+        values = [(step, value) for step, value in measured if value is not None]
         sign = 1 if METRICS[metric].better == "higher" else -1
-        best = max(values, key=lambda pair: sign * pair[1])[0] if values else None
+        if values:
+            best, best_by = max(values, key=lambda pair: sign * pair[1])[0], METRICS[metric].label
     labels = ["training loss", *(METRICS[name].label for name in EVALUATED)]
-    by = METRICS[metric].label if best is not None else None
-    return _table(labels, rows, keep=(best, this_step), best=best, best_by=by)
+    return _table(labels, rows, keep=(best, this_step), best=best, best_by=best_by)
 
 
 def updates(history: History, columns: dict[str, str], keep: int | None) -> Table | None:

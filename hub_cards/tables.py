@@ -86,7 +86,8 @@ def loss_terms(facts: CriticFacts) -> tuple[str | None, list[tuple[str, float, f
 
     Sizes are of the evaluation's first set that has them, else means over the last logged training steps.
     """
-    measured, where = {}, None
+    measured: dict[str, float] = {}
+    where = None
     for one in facts.evaluation.sets if facts.evaluation else []:
         if one.loss_terms and not measured:
             measured, where = one.loss_terms, f"on the set “{one.name}”"

@@ -119,7 +119,8 @@ class PublicNames:
     """Sorts names that a run was given into public ones and paths; remembers what the Hub said."""
 
     def __init__(self, api: HfApi):
-        self.api, self._known = api, {}
+        self.api = api
+        self._known: dict[tuple[str, str], bool] = {}
 
     def repository(self, name: str | None, repo_type: str = "model") -> str | None:
         """The name, if it is a repository that the Hub has, and no directory here; else None.

@@ -69,8 +69,10 @@ class Push:
                     "--policy is for pushing a critic alone; with two repositories the first is the policy's."
                 )
             pair = push_pair(directory, critic, repo, critic_repo, **given)
-            pushed = {"critic": pair.critic, "policy": pair.policy}
+            pushed = {"critic": pair.critic, "policy": pair.policy} if pair else {}
         for role, one in pushed.items():
+            if one is None:  # on another rank than 0
+                continue
             done = (
                 f"commit {one.commit[:8]} on {one.revision}" if one.changed else "nothing to do, it is there already"
             )

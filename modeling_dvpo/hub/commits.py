@@ -107,31 +107,29 @@ def commit_files(
     with errors_in_words(repo_id, f"push to {repo_id}"):
         if create_pr and (proposed := found(before=True)):
             return proposed
-        operations = [
-            *(CommitOperationAdd(path, _as_given(files[path])) for path in changed),
-            *(CommitOperationDelete(path, is_folder=False) for path in deleted),
-        ]
-        _upload(api, state, [o for o in operations if isinstance(o, CommitOperationAdd)], create_pr)
+        additions = [CommitOperationAdd(path, _as_given(files[path])) for path in changed]
+        deletions = [CommitOperationDelete(path, is_folder=False) for path in deleted]
+        _upload(api, state, additions, create_pr)
 
-    for wait in (*WAITS, None):
+    waits = iter(WAITS)
+    while True:
         try:
             info = api.create_commit(
                 repo_id,
-                operations,
+                [*additions, *deletions],
                 commit_message=message,
                 revision=state.revision,
                 parent_commit=state.commit,
                 create_pr=create_pr,
             )
-            where = info.pr_revision if create_pr else state.revision
-            pushed = Pushed(repo_id, where, info.oid, info.pr_url if create_pr else url, changed=True)
-            break
+            where, page = info.pr_revision or state.revision, info.pr_url or url
+            return _arrived(api, Pushed(repo_id, where, info.oid, page, changed=True), files)
         except HTTPError as error:
             if status_of(error) != 412 and not may_pass(error):
                 raise in_words(error, repo_id, f"commit to {repo_id}") from error
-            pushed = _after_failure(found, api, state, error, create_pr)
-            if pushed:
-                break
+            if pushed := _after_failure(found, api, state, error, create_pr):
+                return _arrived(api, pushed, files)
+            wait = next(waits, None)
             if wait is None:
                 raise PushFailedError(
                     f"The Hub did not take the commit to {repo_id} ({in_brief(error)}). "
@@ -139,8 +137,6 @@ def commit_files(
                     "again later: weights that arrived are not sent twice."
                 ) from error
             wait_after(error, wait)
-    _check_arrived(api, pushed, files)
-    return pushed
 
 
 def tag_commit(api: HfApi, pushed: Pushed, tag: str) -> None:
@@ -240,7 +236,7 @@ def _after_failure(found, api, state: RemoteState, error, create_pr: bool) -> Pu
     return None
 
 
-def _check_arrived(api: HfApi, pushed: Pushed, files: Mapping[str, Content]) -> None:
+def _arrived(api: HfApi, pushed: Pushed, files: Mapping[str, Content]) -> Pushed:
     with errors_in_words(pushed.repo_id, f"look at what arrived in {pushed.repo_id} as {pushed.commit[:8]}"):
         lacking = remote_state(api, pushed.repo_id, pushed.commit).lacks(files)
     if lacking:
@@ -248,6 +244,7 @@ def _check_arrived(api: HfApi, pushed: Pushed, files: Mapping[str, Content]) -> 
             f"{pushed.repo_id} took the commit {pushed.commit[:8]}, but has not {', '.join(lacking[:5])} as they are "
             "here. Run the same push again."
         )
+    return pushed
 
 
 def _find_or_make(api: HfApi, collection: str, owner: str, critic: str) -> str:

@@ -65,7 +65,7 @@ def check_fits(policy: Staged, critic: Staged, pair: Mapping | None) -> None:
                     f"{staged.source} is not the {role} of {PAIR_FILE}: {'; '.join(changed[:5])}. Push the two that "
                     "the run saved together, or leave `pair` out."
                 )
-    if names := fingerprint_difference(policy.tokenizer, critic.tokenizer):
+    if names := fingerprint_difference(policy.tokenizer or {}, critic.tokenizer or {}):
         raise TokenizerMismatchError(
             f"The tokenizers of {policy.source} and {critic.source} differ in {', '.join(names)}, so the "
             "critic would read other tokens than the policy writes. Give the tokenizer of both as tokenizer=."
@@ -84,7 +84,7 @@ def policy_on_hub(api: HfApi, policy: str, revision: str, critic: Staged) -> dic
             for path in filter(is_tokenizer, state.files):
                 target = Path(folder) / path
                 target.parent.mkdir(exist_ok=True)
-                target.write_bytes(read_remote(api, state, path))
+                target.write_bytes(read_remote(api, state, path) or b"")
             theirs = directory_fingerprint(Path(folder))
     if critic.tokenizer and theirs and (names := fingerprint_difference(theirs, critic.tokenizer)):
         raise TokenizerMismatchError(
@@ -99,7 +99,7 @@ def _remote_digests(api: HfApi, state: RemoteState) -> dict[str, str]:
     found = {}
     for path, file in sorted(state.files.items()):
         if decides_numbers(path):
-            found[path] = file.sha256 or hashlib.sha256(read_remote(api, state, path)).hexdigest()
+            found[path] = file.sha256 or hashlib.sha256(read_remote(api, state, path) or b"").hexdigest()
     return found
 
 

@@ -191,7 +191,8 @@ class Findings:
     """What did not hold: raised, or a warning where its check is allowed."""
 
     def __init__(self, allowed: frozenset[str]):
-        self.allowed, self.warnings = allowed, []
+        self.allowed = allowed
+        self.warnings: list[str] = []
 
     def problem(self, error: PairMismatchError) -> None:
         check = error.check
@@ -286,13 +287,15 @@ def check_tokenizers(findings: Findings, pair: Pair, records: Records) -> None:
 
 
 def _tokenizer_difference(pair: Pair, records: Records) -> str | None:
-    try:
-        found = {role: directory_fingerprint(one.directory) for role, one in pair.items()}
-    except UnreadableTokenizerError as error:
-        return str(error)
+    found = {}
     for role, one in pair.items():
-        if found[role] is None:
+        try:
+            fingerprint = directory_fingerprint(one.directory)
+        except UnreadableTokenizerError as error:
+            return str(error)
+        if fingerprint is None:
             return f"{_name(one)} has no tokenizer to compare with the other's."
+        found[role] = fingerprint
     if names := fingerprint_difference(found["policy"], found["critic"]):
         return (
             f"The tokenizer of {_name(pair['critic'])} differs from that of {_name(pair['policy'])} in "
@@ -306,6 +309,7 @@ def _tokenizer_difference(pair: Pair, records: Records) -> str | None:
                 f"The tokenizer of {_name(one)} is not the one it was pushed with: {', '.join(names)} changed. "
                 "Pull an earlier revision, or push the pair again."
             )
+    return None
 
 
 def check_bases(findings: Findings, api: HfApi, records: Records, cache_dir) -> None:

@@ -64,7 +64,7 @@ def push_critic(
     Raises:
         HubError: a subclass says what; `PushFailedError` means that the repository is as it was.
     """
-    options = _given(options)
+    said = _given(options)
     with tempfile.TemporaryDirectory() as folder:
         source = _on_disk(critic, Path(folder) / "saved", tokenizer, save_options)
         if not is_main():
@@ -72,16 +72,16 @@ def push_critic(
         api = hub_api(token)
         names = PublicNames(api)
         staged = stage(
-            source, "critic", Path(folder) / "critic", names, tokenizer=tokenizer, base_model=options.base_model
+            source, "critic", Path(folder) / "critic", names, tokenizer=tokenizer, base_model=said.base_model
         )
         partner = policy_on_hub(api, policy, policy_revision, staged) if policy is not None else None
-        target = prepare(api, "critic", staged, repo_id, options)
+        target = prepare(api, "critic", staged, repo_id, said)
         run_directory = run_directory or run_of(critic)
         files, card = shown_of_critic(api, target, partner, evaluation=evaluation, run_directory=run_directory)
-        facts = _facts(staged, options)
+        facts = _facts(staged, said)
         pushed = push(api, target, facts=facts, partner=partner, card=card, extra=files)
-        if options.tag:
-            tag_commit(api, pushed, options.tag)
+        if said.tag:
+            tag_commit(api, pushed, said.tag)
         if collection:
             group(api, collection, policy=policy, critic=repo_id, dataset=_dataset(facts))
         return pushed
@@ -119,7 +119,7 @@ def push_pair(
         PairIncompleteError: the critic is pushed and the policy is not; the message says how to finish.
         HubError: before anything was pushed; a subclass says what.
     """
-    options = _given(options)
+    said = _given(options)
     if critic is None:
         policy, critic, found = pair_directories(policy)
         pair = pair if pair is not None else found
@@ -133,7 +133,7 @@ def push_pair(
         if not is_main():
             return None
         api = hub_api(token)
-        names, base = PublicNames(api), options.base_model
+        names, base = PublicNames(api), said.base_model
         staged = {
             role: stage(source, role, Path(folder) / role, names, tokenizer=tokenizer, base_model=base)
             for role, source in sources.items()
@@ -142,14 +142,14 @@ def push_pair(
         check_fits(staged["policy"], staged["critic"], pair)
         # whatever can be wrong with either shows before one of them changes
         target = {
-            "critic": prepare(api, "critic", staged["critic"], critic_repo, options),
-            "policy": prepare(api, "policy", staged["policy"], policy_repo, options),
+            "critic": prepare(api, "critic", staged["critic"], critic_repo, said),
+            "policy": prepare(api, "policy", staged["policy"], policy_repo, said),
         }
-        named = {role: one.named(options.revision) for role, one in target.items()}
+        named = {role: one.named(said.revision) for role, one in target.items()}
         shown = {"run_directory": run_directory or run_of(policy), "pair": pair}
         files, card = shown_of_critic(api, target["critic"], named["policy"], evaluation=evaluation, **shown)
         scores, policy_card = shown_of_policy(api, target["policy"], named["critic"], benchmarks=benchmarks, **shown)
-        facts = _facts(staged["critic"], options)
+        facts = _facts(staged["critic"], said)
         policy_facts = {**facts, **_policy_facts(pair, names)}
         pushed = push(api, target["critic"], facts=facts, partner=named["policy"], card=card, extra=files)
         try:
@@ -163,9 +163,9 @@ def push_pair(
             )
         except Exception as error:
             raise PairIncompleteError(_what_is_where(pushed, target["policy"], error), pushed) from error
-        if options.tag:
-            tag_commit(api, result.critic, options.tag)
-            tag_commit(api, result.policy, options.tag)
+        if said.tag:
+            tag_commit(api, result.critic, said.tag)
+            tag_commit(api, result.policy, said.tag)
         if collection:
             group(api, collection, policy=policy_repo, critic=critic_repo, dataset=_dataset(facts))
         return result

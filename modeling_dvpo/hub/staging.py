@@ -125,8 +125,7 @@ def _check_complete(source: Path, role: str, chosen: list[str], present: list[st
 
 def _publish_base(into: Path, names: PublicNames, base_model: str | None) -> str:
     """Put a name that others can load in adapter_config.json; the name that was there."""
-    config = read_json(into / ADAPTER_CONFIG)
-    given = config.get("base_model_name_or_path")
+    given = (read_json(into / ADAPTER_CONFIG) or {}).get("base_model_name_or_path") or ""
     public = base_model or names.repository(given)
     if public is None:
         raise UnpublishableError(

@@ -68,10 +68,10 @@ def prepare(api: HfApi, role: str, staged: Staged, repo_id: str, options: PushOp
         AccessError, UnreachableError, UnpublishableError
     """
     state = open_repository(api, repo_id, revision=options.revision, private=options.private)
-    config, record = read_remote(api, state, CONFIG), read_remote(api, state, RECORD_FILE)
-    config = json.loads(config) if config is not None else None
+    saved, recorded = read_remote(api, state, CONFIG), read_remote(api, state, RECORD_FILE)
+    config = json.loads(saved) if saved is not None else None
     try:
-        record = parse_record(record, repo_id) if record is not None else None
+        record = parse_record(recorded, repo_id) if recorded is not None else None
     except NotAPairError:
         record = None  # about to be replaced
     if not options.overwrite:
