@@ -1,6 +1,5 @@
 """What is known of a saved model, gathered from its own files and from those of the run that made it."""
 
-import importlib.metadata
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,25 +9,11 @@ from modeling_dvpo.critic.losses import CriticLossConfig
 from modeling_dvpo.digests import other_files
 from modeling_dvpo.version import __version__
 
-from .benchmarks import Benchmarks, benchmark_entries
 from .errors import CardError
-from .evaluation_file import Evaluation, finite, read_evaluation
-from .origins import (
-    Origin,
-    config_of,
-    hub_ancestor,
-    hub_origin,
-    last_part,
-    origin_of,
-    read_object,
-)
-from .run_history import History, check_same_run, read_history
-from .settings import (
-    CRITIC_ONLINE,
-    CRITIC_RUN,
-    POLICY_RUN,
-    hyperparameters,
-)
+from .evaluation import Evaluation, finite, read_evaluation
+from .metadata import Benchmarks, benchmark_entries
+from .origins import Origin, config_of, hub_ancestor, hub_origin, last_part, origin_of, read_object
+from .runs import CRITIC_ONLINE, CRITIC_RUN, POLICY_RUN, History, check_same_run, hyperparameters, read_history
 
 
 class Record(dict):
@@ -50,7 +35,6 @@ class ModelFacts:
         datasets: Hub data sets it was trained on, for the metadata.
         chat: it reads chats, not plain text.
         example: a prompt and a response for the snippets.
-        software_url: where this package is from, if the installed one says so.
     """
 
     name: str
@@ -74,7 +58,6 @@ class ModelFacts:
     history: History | None
     versions: dict[str, str]
     software_version: str
-    software_url: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +239,6 @@ def _shared(
         "chat": bool(run["chat"]) if "chat" in run else _has_chat_template(directory),
         "example": example or ("What is 2 + 3?", "2 + 3 = 5"),
         "software_version": __version__,
-        "software_url": _software_url(),
     }
 
 
@@ -303,8 +285,8 @@ def _rewards(source, near) -> tuple[list[str], str | None]:
         if column:
             return [], column[1]
         source = [source]
-    names = [origin_of(name, near).name if "/" in name or "\\" in name else last_part(name) for name in source or []]
-    return names, None
+    origins = {name: origin_of(name, near) for name in source or [] if "/" in name or "\\" in name}
+    return [origin.name if (origin := origins.get(name)) else last_part(name) for name in source or []], None
 
 
 def _is_critic(parent: Origin | None, training: dict) -> bool | None:
@@ -315,16 +297,6 @@ def _is_critic(parent: Origin | None, training: dict) -> bool | None:
     if training.get("policy") and training["policy"] != training.get("parent"):
         return True
     return None
-
-
-def _software_url() -> str | None:
-    """Where this package says it is from; an installation that says nothing has none."""
-    try:
-        urls = importlib.metadata.metadata("modeling-dvpo").get_all("Project-URL") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    named = {label.strip().lower(): url.strip() for label, _, url in (one.partition(",") for one in urls)}
-    return next((named[label] for label in ("repository", "source", "homepage") if label in named), None)
 
 
 def _whole_loss(given: dict | None, directory: Path) -> dict:

@@ -1,16 +1,27 @@
-"""The YAML at the head of a card: what the Hub filters, links and lists by."""
+"""What the Hub itself reads: the YAML at the head of a card, and a policy's benchmark scores, `.eval_results/*.yaml`.
+
+The Hub shows a benchmark entry only where the data set is registered there as a benchmark and has the task, so scores
+come from whoever ran the benchmark; held-out rewards of a training run are no such thing and stay in the card's text.
+The older form, `model-index` in the metadata, is kept for a critic's own metrics, which no leaderboard collects.
+"""
 
 import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from .metric_names import METRICS
+from .errors import CardError
+from .evaluation import METRICS
+from .origins import hub_origin
 
 TAGS = ["modeling-dvpo", "reinforcement-learning"]
 # The Hub's snippet passes `trust_remote_code=True` for models with this tag.
 REMOTE_CODE_TAG = "custom_code"
+
+Benchmarks = Iterable[EvalResultEntry | Mapping]
 
 
 def critic_metadata(facts) -> dict:
@@ -43,6 +54,57 @@ def policy_metadata(facts) -> dict:
     algorithm = facts.run.get("algorithm")
     tags = [*TAGS, *([algorithm.replace("_", "-")] if algorithm else [])]
     return _without_empty({**_head(facts), "pipeline_tag": "text-generation", "tags": tags, **_ancestry(facts)})
+
+
+def benchmark_entries(benchmarks: Benchmarks) -> list[EvalResultEntry]:
+    """Entries of huggingface_hub from entries, or from mappings as they stand in a `.eval_results` file.
+
+    Raises:
+        CardError: one lacks its data set, task or value, or does not name a Hub data set.
+    """
+    entries = []
+    for place, given in enumerate(benchmarks):
+        try:
+            entry = given if isinstance(given, EvalResultEntry) else parse_eval_result_entries([dict(given)])[0]
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            raise CardError(
+                f"Benchmark {place} is {given!r:.200} ({type(error).__name__}: {error}); it needs the form of the "
+                "Hub's .eval_results: {dataset: {id: owner/name, task_id: ...}, value: number}."
+            ) from error
+        hub_origin(entry.dataset_id)
+        if isinstance(entry.value, bool) or not isinstance(entry.value, int | float | str):
+            raise CardError(f"Benchmark {entry.dataset_id} has the value {entry.value!r}; a number is needed.")
+        entries.append(entry)
+    return entries
+
+
+def read_benchmarks(file: Path) -> list:
+    """Benchmark scores from a YAML file in the form of `.eval_results`; raises CardError."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise CardError(f"{file} is no YAML: {error}") from error
+    if not isinstance(content, list):
+        raise CardError(f"{file} holds {type(content).__name__}; a list of scores as in .eval_results is needed.")
+    return content
+
+
+def eval_result_files(benchmarks: Benchmarks) -> dict[str, str]:
+    """The files that put benchmark scores on the Hub's model page and leaderboards.
+
+    Args:
+        benchmarks: see `benchmark_entries`.
+
+    Returns:
+        path in the repository -> YAML text; one file a data set.
+    """
+    by_dataset: dict[str, list[EvalResultEntry]] = {}
+    for entry in benchmark_entries(benchmarks):
+        by_dataset.setdefault(entry.dataset_id, []).append(entry)
+    return {
+        f".eval_results/{dataset.replace('/', '--')}.yaml": dump_yaml(eval_result_entries_to_yaml(entries))
+        for dataset, entries in by_dataset.items()
+    }
 
 
 class _Dumper(yaml.SafeDumper):

@@ -9,13 +9,12 @@ from urllib.parse import quote
 from huggingface_hub import constants
 
 from . import tables
-from .benchmarks import Benchmarks
 from .errors import CardError
 from .facts import critic_facts, policy_facts
 from .merge import SECTION, merge
-from .metadata import critic_metadata, policy_metadata
+from .metadata import Benchmarks, critic_metadata, policy_metadata
 from .origins import Origin
-from .run_history import held_out_rewards, updates
+from .runs import held_out_rewards, updates
 
 POLICY_COLUMNS = {
     "reward": "mean reward",
@@ -61,12 +60,7 @@ def critic_card(
     """
     stated = _stated(repo_id, license, base_model, datasets, example)
     facts = critic_facts(
-        directory,
-        policy_repo=policy_repo,
-        evaluation=evaluation,
-        run_directory=run_directory,
-        pair=pair,
-        **stated,
+        directory, policy_repo=policy_repo, evaluation=evaluation, run_directory=run_directory, pair=pair, **stated
     )
     return _card("critic", facts, critic_metadata(facts), previous, stated)
 
@@ -93,12 +87,7 @@ def policy_card(
     """
     stated = _stated(repo_id, license, base_model, datasets, example)
     facts = policy_facts(
-        directory,
-        critic_repo=critic_repo,
-        pair=pair,
-        run_directory=run_directory,
-        benchmarks=benchmarks,
-        **stated,
+        directory, critic_repo=critic_repo, pair=pair, run_directory=run_directory, benchmarks=benchmarks, **stated
     )
     return _card("policy", facts, policy_metadata(facts), previous, stated)
 

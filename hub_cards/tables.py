@@ -4,15 +4,9 @@ from typing import NamedTuple
 
 from modeling_dvpo.critic.losses import TERMS
 
-from .evaluation_file import EvaluatedSet
+from .evaluation import COVERAGES, METRICS, EvaluatedSet, Metric
 from .facts import CriticFacts
-from .metric_names import COVERAGES, METRICS, Metric
-from .run_history import (
-    Table,
-    evaluations,
-    logged_loss_terms,
-    updates,
-)
+from .runs import Table, evaluations, logged_loss_terms, updates
 
 WHO = {"critic": "this critic", "constant": "constant", "scalar": "scalar critic"}
 SUBSET_METRICS = ("explained_variance", "crps", "coverage_80")
@@ -92,7 +86,8 @@ def loss_terms(facts: CriticFacts) -> tuple[str | None, list[tuple[str, float, f
 
     Sizes are of the evaluation's first set that has them, else means over the last logged training steps.
     """
-    measured, where = {}, None
+    measured: dict[str, float] = {}
+    where = None
     for one in facts.evaluation.sets if facts.evaluation else []:
         if one.loss_terms and not measured:
             measured, where = one.loss_terms, f"on the set “{one.name}”"

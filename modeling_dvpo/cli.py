@@ -1,15 +1,15 @@
-"""`dvpo`: one command for everything; each subcommand is a module of its own, imported when it is asked for."""
+"""`dvpo`: one command for everything; what a subcommand needs is imported when it is asked for."""
 
 import argparse
 import importlib
 import sys
 
-# name -> (module with `add_arguments(parser)` and `main(options)`, what it does)
+# name -> (module, or class in it, with `add_arguments(parser)` and `main(options)`; what it does)
 COMMANDS = {
     "inspect": ("modeling_dvpo.inspection.command", "a page that shows what a critic expects along responses"),
-    "push": ("modeling_dvpo.hub.push_command", "a critic, or a policy with its critic, to the Hub"),
-    "pull": ("modeling_dvpo.hub.pull_command", "a policy with its critic from the Hub, checked against each other"),
-    "card": ("modeling_dvpo.hub.card_command", "the card of a saved critic or policy, from what is known of it"),
+    "push": ("modeling_dvpo.hub.commands:Push", "a critic, or a policy with its critic, to the Hub"),
+    "pull": ("modeling_dvpo.hub.commands:Pull", "a policy with its critic from the Hub, checked against each other"),
+    "card": ("modeling_dvpo.hub.commands:Card", "the card of a saved critic or policy, from what is known of it"),
 }
 # name -> (script that reads its own settings, what it does)
 SCRIPTS = {
@@ -17,6 +17,12 @@ SCRIPTS = {
     "train": ("modeling_dvpo.training.train_dvpo", "a policy, with a distributional critic or a baseline"),
     "evaluate": ("modeling_dvpo.training.evaluate_critic", "a critic, against what happened or Monte-Carlo truth"),
 }
+
+
+def _command(name: str):
+    module, _, inside = COMMANDS[name][0].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, inside) if inside else found
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,13 +38,13 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=24),
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, (module, summary) in {**SCRIPTS, **COMMANDS}.items():
+    for name, (_, summary) in {**SCRIPTS, **COMMANDS}.items():
         subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name in arguments[:1]:  # others are not imported: a page needs no Hub, a card no plots
-            importlib.import_module(module).add_arguments(subparser)
+            _command(name).add_arguments(subparser)
     options = parser.parse_args(arguments)
     try:
-        importlib.import_module(COMMANDS[options.command][0]).main(options)
+        _command(options.command).main(options)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -1,11 +1,30 @@
-"""What others do to a Hub's repositories, and what happens to files on a disk, in tests of pushes and pulls."""
+"""What a Hub holds, what others do to it, and what happens to files on a disk, in tests of pushes and pulls."""
 
+import hashlib
 import json
 from pathlib import Path
 
+from tiny_critics import tiny_batch
 from tiny_pairs import nudge
 
+from modeling_dvpo import AutoModelForDistributionalValue
+
 POLICY, CRITIC = "user/policy", "user/critic"
+
+
+def record_of(hub, repo=CRITIC, revision="main") -> dict:
+    return json.loads(hub.files(repo, revision)["dvpo_pair.json"])
+
+
+def digests_of(hub, repo) -> dict:
+    """As a record names them."""
+    files = hub.files(repo)
+    return {name: hashlib.sha256(files[name]).hexdigest() for name in ("config.json", "model.safetensors")}
+
+
+def values(name, **options):
+    """What a critic says of a batch."""
+    return AutoModelForDistributionalValue.from_pretrained(name, **options).eval()(tiny_batch()).quantiles
 
 
 def change_json(hub, repo, path, change) -> None:

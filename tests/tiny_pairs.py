@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from tiny_critics import tiny_batch, tiny_critic
 from tiny_models import tiny_causal_lm, tiny_config
@@ -54,6 +55,15 @@ def save_critic(
     )
     tokenizer.save_pretrained(directory)
     return Path(directory)
+
+
+def make_adapter(base):
+    """A LoRA critic on a saved policy."""
+    critic = AutoModelForDistributionalValue.from_pretrained(base, num_value_heads=2, num_quantiles=5).eval()
+    critic.add_adapter(
+        LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["quantile_heads"], init_lora_weights=False)
+    )
+    return critic
 
 
 def save_run(directory, tokenizer, *, seed=0) -> Path:

@@ -19,8 +19,8 @@ from .errors import (
     UnreachableError,
     UnreadableTokenizerError,
 )
-from .pairs import PushedPair, push_critic, push_pair
-from .pulling import PulledPair, pull_pair
+from .pull import PulledPair, pull_pair
+from .push import PushedPair, push_critic, push_pair
 from .push_every import PushEvery
 
 __all__ = [

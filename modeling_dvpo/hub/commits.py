@@ -1,73 +1,17 @@
-"""One commit per push: what it adds and deletes, on which parent, and whether it happened when the answer is lost."""
+"""What a push changes on the Hub: one commit, recognised when its answer is lost, its tag, and a collection."""
 
-import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from ..digests import file_sha256, git_blob_id
-from .client import (
-    WAITS,
-    errors_in_words,
-    in_brief,
-    in_words,
-    may_pass,
-    retrying,
-    status_of,
-    wait_after,
-)
-from .errors import (
-    ConcurrentCommitError,
-    CorruptDownloadError,
-    PushFailedError,
-    UnpublishableError,
-)
+from .client import WAITS, errors_in_words, in_brief, in_words, may_pass, retrying, status_of, wait_after
+from .errors import ConcurrentCommitError, PushFailedError, UnpublishableError
+from .remote import Content, RemoteState, remote_state
 
-Content = Path | bytes
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file as the Hub knows it; large ones have a `sha256`, others git's `blob_id` of their content."""
-
-    size: int
-    blob_id: str
-    sha256: str | None
-
-    def is_same(self, content: Content) -> bool:
-        """Whether it has this very content."""
-        size = content.stat().st_size if isinstance(content, Path) else len(content)
-        if size != self.size:
-            return False
-        if self.sha256 is not None:
-            own = file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-            return own == self.sha256
-        return git_blob_id(content.read_bytes() if isinstance(content, Path) else content) == self.blob_id
-
-
-@dataclass(frozen=True)
-class RemoteState:
-    """A repository at one commit."""
-
-    repo_id: str
-    revision: str
-    commit: str
-    private: bool
-    files: Mapping[str, RemoteFile] = field(repr=False)
-
-    def lacks(self, files: Mapping[str, Content]) -> list[str]:
-        """Paths which it has not, or with other content."""
-        return [path for path in files if path not in self.files or not self.files[path].is_same(files[path])]
+NOTES = {"policy": "the policy", "critic": "the critic that judges it", "dataset": "what they were trained on"}
 
 
 @dataclass(frozen=True)
@@ -87,16 +31,6 @@ class Pushed:
     url: str
     changed: bool
     left_out: tuple[str, ...] = ()
-
-
-def remote_state(api: HfApi, repo_id: str, revision: str = "main") -> RemoteState:
-    """The files at the head of a branch, tag or pull request, or at a commit; raises the client's errors."""
-    info = retrying(api.model_info, repo_id, revision=revision, files_metadata=True)
-    files = {
-        sibling.rfilename: RemoteFile(sibling.size, sibling.blob_id, sibling.lfs.sha256 if sibling.lfs else None)
-        for sibling in info.siblings
-    }
-    return RemoteState(repo_id, revision, info.sha, bool(info.private), files)
 
 
 def open_repository(api: HfApi, repo_id: str, *, revision: str = "main", private: bool | None = None) -> RemoteState:
@@ -127,32 +61,6 @@ def open_repository(api: HfApi, repo_id: str, *, revision: str = "main", private
                 retrying(api.create_branch, repo_id, branch=revision, exist_ok=True)
                 state = remote_state(api, repo_id, revision)
     return state
-
-
-def read_remote(api: HfApi, state: RemoteState, path: str) -> bytes | None:
-    """Content of a small file; None where the repository has none.
-
-    Raises:
-        CorruptDownloadError: it came wrong twice.
-    """
-    if path not in state.files:
-        return None
-    with errors_in_words(state.repo_id, f"read {path} of {state.repo_id}"):
-        for _ in range(2):
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    local = retrying(api.hf_hub_download, state.repo_id, path, revision=state.commit, local_dir=folder)
-                except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError):
-                    raise
-                except OSError:  # of the wrong size
-                    continue
-                content = Path(local).read_bytes()
-            if state.files[path].is_same(content):
-                return content
-    raise CorruptDownloadError(
-        f"{path} of {state.repo_id} ({state.commit[:8]}) came twice with other bytes than the Hub has of it. Try "
-        "again, perhaps over another connection."
-    )
 
 
 def commit_files(
@@ -199,31 +107,29 @@ def commit_files(
     with errors_in_words(repo_id, f"push to {repo_id}"):
         if create_pr and (proposed := found(before=True)):
             return proposed
-        operations = [
-            *(CommitOperationAdd(path, _as_given(files[path])) for path in changed),
-            *(CommitOperationDelete(path, is_folder=False) for path in deleted),
-        ]
-        _upload(api, state, [o for o in operations if isinstance(o, CommitOperationAdd)], create_pr)
+        additions = [CommitOperationAdd(path, _as_given(files[path])) for path in changed]
+        deletions = [CommitOperationDelete(path, is_folder=False) for path in deleted]
+        _upload(api, state, additions, create_pr)
 
-    for wait in (*WAITS, None):
+    waits = iter(WAITS)
+    while True:
         try:
             info = api.create_commit(
                 repo_id,
-                operations,
+                [*additions, *deletions],
                 commit_message=message,
                 revision=state.revision,
                 parent_commit=state.commit,
                 create_pr=create_pr,
             )
-            where = info.pr_revision if create_pr else state.revision
-            pushed = Pushed(repo_id, where, info.oid, info.pr_url if create_pr else url, changed=True)
-            break
+            where, page = info.pr_revision or state.revision, info.pr_url or url
+            return _arrived(api, Pushed(repo_id, where, info.oid, page, changed=True), files)
         except HTTPError as error:
             if status_of(error) != 412 and not may_pass(error):
                 raise in_words(error, repo_id, f"commit to {repo_id}") from error
-            pushed = _after_failure(found, api, state, error, create_pr)
-            if pushed:
-                break
+            if pushed := _after_failure(found, api, state, error, create_pr):
+                return _arrived(api, pushed, files)
+            wait = next(waits, None)
             if wait is None:
                 raise PushFailedError(
                     f"The Hub did not take the commit to {repo_id} ({in_brief(error)}). "
@@ -231,8 +137,6 @@ def commit_files(
                     "again later: weights that arrived are not sent twice."
                 ) from error
             wait_after(error, wait)
-    _check_arrived(api, pushed, files)
-    return pushed
 
 
 def tag_commit(api: HfApi, pushed: Pushed, tag: str) -> None:
@@ -252,6 +156,36 @@ def tag_commit(api: HfApi, pushed: Pushed, tag: str) -> None:
             f"{where}, but the tag {tag} names {named[:8]} already and was left there. Choose another tag, or delete "
             "that one on the Hub."
         )
+
+
+def group(api: HfApi, collection: str, *, critic: str, policy: str | None = None, dataset: str | None = None) -> str:
+    """Put the repositories that are named into a collection; what is in it stays.
+
+    Args:
+        collection: a slug ("owner/title-0123456789abcdef01234567"), or a title: of a collection of the critic's
+            owner, made where there is none.
+
+    Returns:
+        The collection's slug.
+
+    Raises:
+        PushFailedError: it could not be made or filled; the models are pushed by then.
+    """
+    owner = critic.split("/")[0]
+    named = {"policy": policy, "critic": critic, "dataset": dataset}
+    items = {role: repo_id for role, repo_id in named.items() if repo_id is not None}
+    try:
+        slug = _find_or_make(api, collection, owner, critic)
+        for role, repo_id in items.items():
+            item = {"item_id": repo_id, "item_type": "dataset" if role == "dataset" else "model", "note": NOTES[role]}
+            retrying(api.add_collection_item, slug, **item, exists_ok=True)
+        return slug
+    except HTTPError as error:
+        models = " and ".join(items[role] for role in ("policy", "critic") if role in items)
+        raise PushFailedError(
+            f"{models}: pushed, but the collection {collection!r} could not be filled ({in_brief(error)}). Run "
+            "the same push again."
+        ) from error
 
 
 def _as_given(content: Content):
@@ -302,7 +236,7 @@ def _after_failure(found, api, state: RemoteState, error, create_pr: bool) -> Pu
     return None
 
 
-def _check_arrived(api: HfApi, pushed: Pushed, files: Mapping[str, Content]) -> None:
+def _arrived(api: HfApi, pushed: Pushed, files: Mapping[str, Content]) -> Pushed:
     with errors_in_words(pushed.repo_id, f"look at what arrived in {pushed.repo_id} as {pushed.commit[:8]}"):
         lacking = remote_state(api, pushed.repo_id, pushed.commit).lacks(files)
     if lacking:
@@ -310,3 +244,14 @@ def _check_arrived(api: HfApi, pushed: Pushed, files: Mapping[str, Content]) -> 
             f"{pushed.repo_id} took the commit {pushed.commit[:8]}, but has not {', '.join(lacking[:5])} as they are "
             "here. Run the same push again."
         )
+    return pushed
+
+
+def _find_or_make(api: HfApi, collection: str, owner: str, critic: str) -> str:
+    if "/" in collection:
+        return retrying(api.get_collection, collection).slug
+    own = retrying(lambda: list(api.list_collections(owner=owner)))
+    if found := [one.slug for one in own if one.title == collection]:
+        return found[0]
+    private = retrying(api.model_info, critic).private
+    return retrying(api.create_collection, collection, namespace=owner, private=private, exists_ok=True).slug

@@ -59,7 +59,7 @@ def is_replaced(path: str, *, with_tokenizer: bool) -> bool:
     return bool(CONFIGS.fullmatch(path)) or (with_tokenizer and is_tokenizer(path))
 
 
-def files_in(directory: Path) -> Iterable[str]:
+def files_in(directory: Path) -> list[str]:
     """Paths of all files, relative to the directory, with "/"."""
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
 

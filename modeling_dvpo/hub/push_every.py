@@ -4,9 +4,9 @@ import importlib.util
 import os
 import shutil
 import tempfile
-import threading
 import traceback
 import warnings
+from concurrent.futures import Future
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd
@@ -15,7 +15,7 @@ from ..ranks import is_main
 from .client import errors_in_words, hub_api, retrying
 from .commits import open_repository
 from .errors import PushFailedError
-from .pairs import push_critic, push_pair
+from .push import push_critic, push_pair
 
 
 class PushEvery:
@@ -42,8 +42,8 @@ class PushEvery:
         if every < 0:
             raise ValueError(f"every is {every}; it must be a number of steps, or 0 for the end only.")
         self.repo_id, self.every, self.options = repo_id, every, options
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._api = hub_api(options.get("token"))
+        self._on_its_way: Future | None = None
 
     def check(self) -> None:
         """Find out before training whether the repositories may be pushed to; makes those that there are not.
@@ -56,14 +56,13 @@ class PushEvery:
             return
         if self.options.get("card", True) and importlib.util.find_spec("jinja2") is None:
             raise ImportError('Cards need jinja2: pip install "modeling-dvpo[cards]".')
-        api = hub_api(self.options.get("token"))
         for repo_id in [self.repo_id] if isinstance(self.repo_id, str) else self.repo_id:
             where = {"revision": self.options.get("revision") or "main"}
-            open_repository(api, repo_id, private=self.options.get("private"), **where)
+            open_repository(self._api, repo_id, private=self.options.get("private"), **where)
             with errors_in_words(repo_id, f"push to {repo_id}"):
                 # asks for the right to write, and writes nothing
                 where["create_pr"] = self.options.get("create_pr")
-                retrying(api.preupload_lfs_files, repo_id, [CommitOperationAdd("probe", b"probe")], **where)
+                retrying(self._api.preupload_lfs_files, repo_id, [CommitOperationAdd("probe", b"probe")], **where)
 
     def is_due(self, step: int) -> bool:
         """Whether this step is to be saved and pushed; the same on every rank."""
@@ -73,15 +72,13 @@ class PushEvery:
         """Push the directory in the background; on ranks other than 0 nothing happens. A failure is a warning."""
         if not is_main():
             return
-        if self._thread is not None and self._thread.is_alive():
+        if self._on_its_way is not None and not self._on_its_way.done():
             warnings.warn(
                 f"Step {step} is not pushed to {self.repo_id}: the push before is still on its way.", stacklevel=2
             )
             return
-        self._report()
-        copy = _linked_copy(Path(directory))
-        self._thread = threading.Thread(target=self._push, args=(copy, step), name="push", daemon=True)
-        self._thread.start()
+        self._wait()
+        self._on_its_way = self._api.run_as_future(self._push, _linked_copy(Path(directory)), step)
 
     def finish(self, directory: str | os.PathLike, step: int) -> None:
         """Wait for the push on its way, then push what was saved last, and wait for that.
@@ -91,12 +88,10 @@ class PushEvery:
         """
         if not is_main():
             return
-        if self._thread is not None:
-            self._thread.join()
-        self._report()
-        self._push(_linked_copy(Path(directory)), step)
-        error, self._error = self._error, None
-        if error is not None:
+        self._wait()
+        try:
+            self._push(_linked_copy(Path(directory)), step)
+        except Exception as error:
             repos = self.repo_id if isinstance(self.repo_id, str) else " ".join(self.repo_id)
             raise PushFailedError(
                 f"The run is complete, and {directory} is not on the Hub: {error} When the trouble is over: dvpo push "
@@ -110,17 +105,16 @@ class PushEvery:
                 push_critic(copy, self.repo_id, **options)
             else:
                 push_pair(copy, None, *self.repo_id, **options)
-            self._error = None
-        except Exception as error:  # of whatever kind: the run is worth more
-            self._error = error
         finally:
             shutil.rmtree(copy, ignore_errors=True)
 
-    def _report(self) -> None:
-        if self._error is not None:
-            cause = "".join(traceback.format_exception_only(self._error)).strip()
+    def _wait(self) -> None:
+        """Until no push is on its way. A failure, of whatever kind, is a warning: the run is worth more."""
+        error = self._on_its_way.exception() if self._on_its_way is not None else None
+        self._on_its_way = None
+        if error is not None:
+            cause = "".join(traceback.format_exception_only(error)).strip()
             warnings.warn(f"A push to {self.repo_id} failed, and training goes on: {cause}", stacklevel=3)
-            self._error = None
 
 
 def _linked_copy(directory: Path) -> Path:

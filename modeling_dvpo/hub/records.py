@@ -33,7 +33,7 @@ def digests(files: Mapping[str, Path]) -> dict[str, str]:
     return {path: file_sha256(local) for path, local in sorted(files.items()) if decides_numbers(path)}
 
 
-def critic_facts(config: Mapping) -> dict:
+def recorded_facts(config: Mapping) -> dict:
     """What a critic's config says of its values and its training, under the names of the record."""
     training = config.get("critic_training") or {}
     value = {name: config.get(key) for name, key in VALUE_SETTINGS.items()}
@@ -63,7 +63,7 @@ def make_record(
         role: "critic" or "policy".
         files: digests of this repository's model.
         paths: everything the push brings; what a later push no longer brings, it deletes.
-        facts: `critic_facts`, in both records.
+        facts: `recorded_facts`, in both records.
         base_model: `repo`, `revision` and `relation` ("finetune" or "adapter"; with an adapter also `files`).
         partner: `role`, `repo`, `files`, and where known `revision` (a branch) and `commit`.
     """
@@ -97,10 +97,10 @@ def parse_record(content: bytes, where: str) -> dict:
     return record
 
 
-def read_record(directory: Path, where: str) -> dict | None:
-    """The record in a pulled repository; None where there is none."""
+def read_record(directory: Path, where: str) -> dict:
+    """The record in a pulled repository; empty where there is none."""
     path = directory / RECORD_FILE
-    return parse_record(path.read_bytes(), where) if path.is_file() else None
+    return parse_record(path.read_bytes(), where) if path.is_file() else {}
 
 
 def changed_files(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

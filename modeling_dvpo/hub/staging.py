@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from ..critic.modeling_distributional_value import DistributionalValueMixin
+from ..saving import save_language_model
+from .client import PublicNames, public_config
 from .errors import OtherModelError, UnpublishableError
 from .model_files import (
     ADAPTER_CONFIG,
@@ -19,7 +22,6 @@ from .model_files import (
     kind_of,
     read_json,
 )
-from .names import PublicNames, public_config
 from .tokenizers import directory_fingerprint
 
 
@@ -48,13 +50,9 @@ class Staged:
 
 def save_model(model, directory: Path, **options) -> None:
     """`save_pretrained` of a critic or policy, sharded or not; every rank must call it, rank 0 writes."""
-    from ..critic.modeling_distributional_value import DistributionalValueMixin
-
     if isinstance(model, DistributionalValueMixin) or options or not dist.is_initialized():
         model.save_pretrained(directory, **options)
     else:
-        from ..saving import save_language_model
-
         save_language_model(model, directory)
 
 
@@ -87,8 +85,8 @@ def stage(
         _link(source / path, into / path)
     if tokenizer is not None:
         tokenizer.save_pretrained(into)
-    _write_without_paths(into, CONFIG, lambda config: public_config(config, names))
-    _write_without_paths(into, "tokenizer_config.json", lambda config: _without(config, "name_or_path"))
+    _rewrite(into, CONFIG, lambda config: public_config(config, names))
+    _rewrite(into, "tokenizer_config.json", lambda config: {k: v for k, v in config.items() if k != "name_or_path"})
     adapter_base = None
     if (into / ADAPTER_CONFIG).is_file():
         adapter_base = _publish_base(into, names, base_model)
@@ -108,8 +106,8 @@ def _check_complete(source: Path, role: str, chosen: list[str], present: list[st
     kind = kind_of(present, config)
     if kind != role:
         what = {"nothing": "no model", "other": "a model of another kind"}.get(kind, f"a {kind}")
-        need = (
-            "config.json with num_value_heads" if role == "critic" else "the config.json of a causal LM, or an adapter"
+        need = {"critic": "config.json with num_value_heads"}.get(
+            role, "the config.json of a causal LM, or an adapter"
         )
         raise OtherModelError(f"{source} holds {what}, and a {role} is needed: {need}.")
     if not any(is_weights(path) for path in chosen):
@@ -127,27 +125,22 @@ def _check_complete(source: Path, role: str, chosen: list[str], present: list[st
 
 def _publish_base(into: Path, names: PublicNames, base_model: str | None) -> str:
     """Put a name that others can load in adapter_config.json; the name that was there."""
-    config = read_json(into / ADAPTER_CONFIG)
-    given = config.get("base_model_name_or_path")
+    given = (read_json(into / ADAPTER_CONFIG) or {}).get("base_model_name_or_path") or ""
     public = base_model or names.repository(given)
     if public is None:
         raise UnpublishableError(
             f"The adapter stands on {given!r}, which is no repository of the Hub, so nobody else could load it. Push "
             'that model first and give its name: base_model="owner/name".'
         )
-    _write_without_paths(into, ADAPTER_CONFIG, lambda config: {**config, "base_model_name_or_path": public})
+    _rewrite(into, ADAPTER_CONFIG, lambda config: {**config, "base_model_name_or_path": public})
     return given
 
 
-def _write_without_paths(directory: Path, name: str, change) -> None:
+def _rewrite(directory: Path, name: str, change) -> None:
     path = directory / name
     if (before := read_json(path)) is not None and (after := change(before)) != before:
         path.unlink()  # a link to the original
         path.write_text(json.dumps(after, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _without(config: dict, *keys: str) -> dict:
-    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _link(source: Path, target: Path) -> None:

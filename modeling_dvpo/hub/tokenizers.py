@@ -1,4 +1,4 @@
-"""What a file or a tokenizer is, in one short string, so that two can be compared without having both."""
+"""What a tokenizer does, in a few short strings, so that two can be compared without having both."""
 
 import hashlib
 import json

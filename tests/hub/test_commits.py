@@ -5,13 +5,7 @@ from hub_server.faults import Before, CutUpload, Delay, DropAnswer, Refuse, too_
 
 from modeling_dvpo.hub import client
 from modeling_dvpo.hub.client import hub_api
-from modeling_dvpo.hub.commits import (
-    commit_files,
-    open_repository,
-    read_remote,
-    remote_state,
-    tag_commit,
-)
+from modeling_dvpo.hub.commits import commit_files, open_repository, tag_commit
 from modeling_dvpo.hub.errors import (
     AccessError,
     ConcurrentCommitError,
@@ -20,6 +14,7 @@ from modeling_dvpo.hub.errors import (
     UnpublishableError,
     UnreachableError,
 )
+from modeling_dvpo.hub.remote import read_remote, remote_state
 
 pytest_plugins = ["hub_server.fixtures"]
 
@@ -263,16 +258,18 @@ class TestAccess:
             commit_files(api, open_repository(api, REPO), NEW, is_stale=is_stale, message="push")
         assert_old(repository)
 
-    def test_a_wrong_token(self, repository):
-        with pytest.raises(AccessError, match="does not know your token"):
-            open_repository(hub_api("hf_wrong"), REPO)
-
-    def test_no_token(self, repository):
-        with pytest.raises(AccessError, match="log in with `hf auth login`, set HF_TOKEN, or give token="):
-            open_repository(hub_api(False), "user/new")
-        api = hub_api(False)
-        with pytest.raises(AccessError, match="log in with"):
-            commit_files(api, open_repository(api, REPO), NEW, is_stale=is_stale, message="push")
+    @pytest.mark.parametrize(
+        ("token", "repo", "match"),
+        [
+            ("hf_wrong", REPO, "does not know your token"),
+            (False, "user/new", "log in with `hf auth login`, set HF_TOKEN, or give token="),
+            (False, REPO, "log in with"),
+        ],
+    )
+    def test_no_valid_token(self, repository, token, repo, match):
+        api = hub_api(token)
+        with pytest.raises(AccessError, match=match):
+            commit_files(api, open_repository(api, repo), NEW, is_stale=is_stale, message="push")
 
     def test_a_private_repository_of_others(self, repository):
         repository.repository(REPO).private = True

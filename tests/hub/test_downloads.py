@@ -5,19 +5,11 @@ import torch
 from hub_changes import CRITIC, POLICY, damage, upload
 from hub_server.faults import Corrupt, CutDownload, Delay, Refuse, Truncate
 from huggingface_hub import snapshot_download
-from peft import LoraConfig
 from tiny_critics import tiny_batch
-from tiny_pairs import assert_is_the_run, save_policy
+from tiny_pairs import assert_is_the_run, make_adapter, save_policy
 
-from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.digests import file_sha256, git_blob_id
-from modeling_dvpo.hub import (
-    CorruptDownloadError,
-    CriticMovedOnError,
-    UnreachableError,
-    pull_pair,
-    push_critic,
-)
+from modeling_dvpo.hub import CorruptDownloadError, CriticMovedOnError, UnreachableError, pull_pair, push_critic
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 
@@ -42,7 +34,7 @@ class TestDownloads:
 
     @pytest.mark.parametrize("what", DOWNLOADS[:2])
     @pytest.mark.parametrize(
-        ("trouble", "how"), [(Corrupt(10), "came twice with other bytes"), (Truncate(20), "incomp")]
+        ("trouble", "how"), [(Corrupt(10), "with other bytes than the Hub has"), (Truncate(20), "should be of size")]
     )
     def test_trouble_that_stays(self, hub, last, quick, tmp_path, what, trouble, how):
         # what the first look at the config reads is not what is loaded
@@ -123,8 +115,7 @@ class TestOffline:
         base = save_policy(tmp_path / "base", tiny_tokenizer)
         for repo in ("user/base", POLICY):
             upload(hub, repo, base)
-        critic = AutoModelForDistributionalValue.from_pretrained(base, num_value_heads=2, num_quantiles=5).eval()
-        critic.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["quantile_heads"]))
+        critic = make_adapter(base)
         push_critic(critic, CRITIC, tokenizer=tiny_tokenizer, policy=POLICY, base_model="user/base", card=False)
         pull_pair(CRITIC)
         offline()

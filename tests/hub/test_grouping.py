@@ -7,7 +7,7 @@ from tiny_pairs import TRAINING, save_critic
 
 from modeling_dvpo.hub import PushFailedError, push_critic, push_pair
 from modeling_dvpo.hub.client import hub_api
-from modeling_dvpo.hub.grouping import group
+from modeling_dvpo.hub.commits import group
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 

@@ -2,19 +2,13 @@
 
 import pytest
 import torch
-from hub_changes import CRITIC
-from peft import LoraConfig
+from hub_changes import CRITIC, values
 from tiny_critics import tiny_batch
-from tiny_pairs import make_critic, save_policy
+from tiny_pairs import make_adapter, make_critic, save_policy
 
-from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.hub import CriticMovedOnError, pull_pair
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
-
-
-def values(name, **options):
-    return AutoModelForDistributionalValue.from_pretrained(name, **options).eval()(tiny_batch()).quantiles
 
 
 def is_held(hub, critic, **options):
@@ -52,8 +46,7 @@ def test_a_branch_and_a_pull_request(hub):
 def test_whole_weights_under_an_adapter(hub, tmp_path, tiny_tokenizer):
     base = save_policy(tmp_path / "base", tiny_tokenizer)
     make_critic().push_to_hub(CRITIC)
-    adapted = AutoModelForDistributionalValue.from_pretrained(base, num_quantiles=5).eval()
-    adapted.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["quantile_heads"]))
+    adapted = make_adapter(base)
     adapted.push_to_hub(CRITIC)
     assert "model.safetensors" not in hub.files(CRITIC)
     is_held(hub, adapted)

@@ -1,5 +1,7 @@
 """Which files are a model, which a push replaces, and what a repository holds, by names alone."""
 
+from functools import partial
+
 import pytest
 
 from modeling_dvpo.hub.model_files import (
@@ -11,51 +13,38 @@ from modeling_dvpo.hub.model_files import (
     kind_of,
 )
 
-WEIGHTS = [
-    "model.safetensors", "model-00001-of-00012.safetensors", "model.fp16.safetensors",
-    "model.fp16-00001-of-00002.safetensors", "adapter_model.safetensors",
-]  # fmt: skip
-OTHERS = [
-    "optimizer.pt",
-    "run.json",
-    "metrics.jsonl",
-    "pair.json",
-    ".env",
-    "sub/model.safetensors",
-    "model.safetensors.bak",
-]
-
-
-@pytest.mark.parametrize("path", WEIGHTS)
-def test_weights(path):
-    assert is_weights(path) and belongs_to_model(path) and decides_numbers(path) and is_wanted(path)
-    assert is_replaced(path, with_tokenizer=False)
-
-
-@pytest.mark.parametrize("path", ["model.safetensors.index.json", "config.json", "adapter_config.json"])
-def test_configs_decide_numbers(path):
-    assert belongs_to_model(path) and decides_numbers(path) and is_replaced(path, with_tokenizer=False)
+CHECKS = {
+    "weights": is_weights,
+    "belongs": belongs_to_model,
+    "decides": decides_numbers,
+    "wanted": is_wanted,
+    "replaced": partial(is_replaced, with_tokenizer=False),
+    "replaced with a tokenizer": partial(is_replaced, with_tokenizer=True),
+}
+ALWAYS = {"replaced", "replaced with a tokenizer"}
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["tokenizer.json", "tokenizer.model", "chat_template.jinja", "additional_chat_templates/tool.jinja", "merges.txt"],
+    ("paths", "holds"),
+    [
+        (
+            "model.safetensors model-00001-of-00012.safetensors model.fp16.safetensors adapter_model.safetensors "
+            "model.fp16-00001-of-00002.safetensors",
+            {"weights", "belongs", "decides", "wanted", *ALWAYS},
+        ),
+        ("model.safetensors.index.json config.json adapter_config.json", {"belongs", "decides", "wanted", *ALWAYS}),
+        (
+            "tokenizer.json tokenizer.model chat_template.jinja additional_chat_templates/tool.jinja merges.txt",
+            {"belongs", "wanted", "replaced with a tokenizer"},
+        ),
+        ("pytorch_model.bin pytorch_model-00001-of-00002.bin pytorch_model.bin.index.json", ALWAYS),
+        ("optimizer.pt run.json metrics.jsonl pair.json .env sub/model.safetensors model.safetensors.bak", set()),
+    ],
+    ids=["weights", "configs", "tokenizer", "pickles", "others"],
 )
-def test_tokenizer_files_go_only_with_a_tokenizer(path):
-    assert belongs_to_model(path) and not decides_numbers(path)
-    assert is_replaced(path, with_tokenizer=True) and not is_replaced(path, with_tokenizer=False)
-
-
-@pytest.mark.parametrize("path", OTHERS)
-def test_others_stay_where_they_are(path):
-    assert not belongs_to_model(path) and not is_wanted(path) and not is_replaced(path, with_tokenizer=True)
-
-
-@pytest.mark.parametrize(
-    "path", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"]
-)
-def test_pickles_are_neither_pushed_nor_pulled_but_replaced(path):
-    assert not belongs_to_model(path) and not is_wanted(path) and is_replaced(path, with_tokenizer=False)
+def test_what_holds_of_a_file(paths, holds):
+    for path in paths.split():
+        assert {name for name, check in CHECKS.items() if check(path)} == holds, path
 
 
 @pytest.mark.parametrize(

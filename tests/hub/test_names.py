@@ -3,8 +3,7 @@
 import pytest
 from hub_server.faults import Refuse
 
-from modeling_dvpo.hub.client import hub_api
-from modeling_dvpo.hub.names import PublicNames, public_config
+from modeling_dvpo.hub.client import PublicNames, hub_api, public_config
 
 pytest_plugins = ["hub_server.fixtures"]
 

@@ -2,10 +2,8 @@
 
 import pytest
 from hub_changes import CRITIC, POLICY, change_json, replace_weights, upload
-from peft import LoraConfig
-from tiny_pairs import save_policy
+from tiny_pairs import make_adapter, save_policy
 
-from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.hub import (
     BaseModelMovedOnError,
     CriticMovedOnError,
@@ -126,8 +124,7 @@ def test_a_base_with_other_weights(hub, tmp_path, tiny_tokenizer):
     base = save_policy(tmp_path / "base", tiny_tokenizer)
     upload(hub, "user/base", base)
     upload(hub, POLICY, base)
-    critic = AutoModelForDistributionalValue.from_pretrained(base, num_value_heads=2, num_quantiles=5)
-    critic.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["quantile_heads"]))
+    critic = make_adapter(base)
     push_critic(critic, CRITIC, tokenizer=tiny_tokenizer, policy=POLICY, base_model="user/base", card=False)
     pull_pair(CRITIC)
     replace_weights(hub, "user/base", base)

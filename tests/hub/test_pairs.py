@@ -1,70 +1,48 @@
 """`push_pair`: two repositories that name each other, whatever happens in between."""
 
-import hashlib
-import json
 import shutil
 
 import pytest
 import torch
+from hub_changes import CRITIC, POLICY, digests_of, record_of, upload, values
 from hub_server.faults import DropAnswer, Refuse
 from peft import LoraConfig
 from tiny_critics import tiny_batch
 from tiny_models import tiny_causal_lm
-from tiny_pairs import VOCABULARY, make_critic, nudge, save_critic, save_policy, save_run
+from tiny_pairs import VOCABULARY, make_adapter, make_critic, nudge, save_critic, save_policy, save_run
 from transformers import AutoModelForCausalLM
 
-from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.hub import (
     OtherModelError,
     PairIncompleteError,
     PolicyMovedOnError,
     TokenizerMismatchError,
     UnpublishableError,
-    client,
     pull_pair,
     push_critic,
     push_pair,
 )
 
-pytest_plugins = ["hub_server.fixtures"]
-
-POLICY, CRITIC = "user/policy", "user/critic"
+pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 
 
 @pytest.fixture
 def last(tmp_path, tiny_tokenizer):
+    """A run that nobody has pushed."""
     return save_run(tmp_path / "run", tiny_tokenizer)
-
-
-@pytest.fixture
-def quick(monkeypatch, waits):
-    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
 
 
 def push(last, **options):
     return push_pair(last, None, POLICY, CRITIC, **options)
 
 
-def record_of(hub, repo, revision="main"):
-    return json.loads(hub.files(repo, revision)["dvpo_pair.json"])
-
-
-def digests(hub, repo, revision="main"):
-    files = hub.files(repo, revision)
-    return {name: hashlib.sha256(files[name]).hexdigest() for name in ("config.json", "model.safetensors")}
-
-
 class TestBothRecords:
     def test_name_each_other_by_content(self, hub, last):
         pushed = push(last)
         policy, critic = record_of(hub, POLICY), record_of(hub, CRITIC)
-        assert critic["partner"] == {"role": "policy", "repo": POLICY, "files": digests(hub, POLICY)}
-        assert policy["partner"] == {
-            "role": "critic",
-            "repo": CRITIC,
-            "files": digests(hub, CRITIC),
-            "commit": pushed.critic.commit,
-        }
+        assert critic["partner"] == {"role": "policy", "repo": POLICY, "files": digests_of(hub, POLICY)}
+        known = {"role": "critic", "repo": CRITIC, "commit": pushed.critic.commit}
+        assert policy["partner"] == {**known, "files": digests_of(hub, CRITIC)}
         for part in ("value", "training", "tokenizer", "versions"):
             assert critic[part] == policy[part]
         assert policy["policy_training"] == {"algorithm": "dvpo", "gamma": 0.99, "seed": 7, "step": 12}
@@ -114,9 +92,7 @@ class TestModels:
         torch.manual_seed(0)
         policy, critic = tiny_causal_lm("llama", vocab_size=VOCABULARY), make_critic(model_type="llama")
         push_pair(policy, critic, POLICY, CRITIC, tokenizer=tiny_tokenizer, save_options={"max_shard_size": "20KB"})
-        assert "model.safetensors.index.json" in hub.files(POLICY) and "model.safetensors.index.json" in hub.files(
-            CRITIC
-        )
+        assert all("model.safetensors.index.json" in hub.files(repo) for repo in (POLICY, CRITIC))
         loaded_policy, loaded_critic, tokenizer = pull_pair(CRITIC).load()
         batch = tiny_batch()
         assert torch.equal(loaded_policy(batch).logits, policy(batch).logits)
@@ -125,12 +101,10 @@ class TestModels:
 
     def test_two_adapters_on_one_base(self, hub, tmp_path, tiny_tokenizer):
         base = save_policy(tmp_path / "base", tiny_tokenizer)
-        hub.add_commit("user/base", {path.name: path.read_bytes() for path in base.iterdir()})
+        upload(hub, "user/base", base)
         policy = AutoModelForCausalLM.from_pretrained(base).eval()
         policy.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-        critic = AutoModelForDistributionalValue.from_pretrained(base, num_value_heads=2, num_quantiles=5).eval()
-        adapter = {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": False}
-        critic.add_adapter(LoraConfig(**adapter, modules_to_save=["quantile_heads"]))
+        critic = make_adapter(base)
         push_pair(policy, critic, POLICY, CRITIC, tokenizer=tiny_tokenizer, base_model="user/base")
         assert "config.json" not in hub.files(POLICY)
         shutil.rmtree(base)
@@ -152,7 +126,7 @@ class TestHalfAPush:
             push(last)
         return caught.value
 
-    def test_says_what_is_where(self, hub, broken):
+    def test_says_what_is_where_and_leaves_the_older_pair_loadable(self, hub, broken, tmp_path):
         commits = hub.commits(CRITIC)[0].sha, hub.commits(POLICY)[0].sha
         assert broken.critic.commit == commits[0]
         for words in (
@@ -162,14 +136,7 @@ class TestHalfAPush:
             "status 500",
         ):
             assert words in str(broken)
-
-    def test_leaves_the_older_pair_loadable(self, hub, broken, tmp_path):
-        pair = pull_pair(POLICY)
-        older = AutoModelForDistributionalValue.from_pretrained(tmp_path / "older" / "last" / "critic")
-        _, critic, _ = pair.load()
-        assert torch.equal(critic(tiny_batch()).quantiles, older(tiny_batch()).quantiles)
-
-    def test_is_noticed_by_who_pulls_the_critic(self, hub, broken):
+        assert torch.equal(values(pull_pair(POLICY).critic), values(tmp_path / "older" / "last" / "critic"))
         with pytest.raises(PolicyMovedOnError, match="is not the policy that the critic judges.*push did not finish"):
             pull_pair(CRITIC)
 

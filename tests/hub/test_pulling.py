@@ -6,14 +6,7 @@ import pytest
 from hub_changes import CRITIC, POLICY, change_json, upload
 from tiny_pairs import assert_is_the_run, save_critic, save_policy, save_run
 
-from modeling_dvpo.hub import (
-    AccessError,
-    NotAPairError,
-    PairMismatchError,
-    pull_pair,
-    push_critic,
-    push_pair,
-)
+from modeling_dvpo.hub import AccessError, NotAPairError, PairMismatchError, pull_pair, push_critic, push_pair
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 
@@ -57,6 +50,12 @@ class TestGiven:
         with pytest.raises(AccessError, match="user/critic does not exist, or is private"):
             pull_pair(CRITIC)
         assert_is_the_run(pull_pair(CRITIC, token=hub.read_token), last)
+
+    def test_a_gated_repository(self, hub, last):
+        hub.repository(CRITIC).gated = "auto"
+        with pytest.raises(AccessError, match="user/critic is gated. Ask for access on its page"):
+            pull_pair(CRITIC, token=hub.add_token("stranger"))
+        assert_is_the_run(pull_pair(CRITIC), last)
 
     def test_an_earlier_revision(self, hub, last, tmp_path, tiny_tokenizer):
         before = hub.commits(POLICY)[0].sha

@@ -1,5 +1,6 @@
 """Pushing while training: on time, in the background, and never at training's cost."""
 
+import concurrent.futures
 import shutil
 import threading
 import warnings
@@ -9,12 +10,7 @@ from hub_changes import CRITIC, POLICY
 from hub_server.faults import Before, Refuse
 from tiny_pairs import nudge, save_critic, save_run
 
-from modeling_dvpo.hub import (
-    PushEvery,
-    PushFailedError,
-    pull_pair,
-    staging,
-)
+from modeling_dvpo.hub import PushEvery, PushFailedError, pull_pair, staging
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
 
@@ -25,7 +21,7 @@ def critic(tmp_path, tiny_tokenizer):
 
 
 def wait(pushing):
-    pushing._thread.join()
+    concurrent.futures.wait([pushing._on_its_way])
 
 
 def pushing_to(repo=CRITIC, **options):

@@ -5,19 +5,19 @@ import json
 import pytest
 
 from modeling_dvpo.hub import NotAPairError
-from modeling_dvpo.hub.pushing import default_message, keep_pins
 from modeling_dvpo.hub.records import (
     RECORD_FILE,
     changed_files,
     contradictions,
-    critic_facts,
     make_record,
     parse_record,
     record_bytes,
+    recorded_facts,
 )
+from modeling_dvpo.hub.targets import default_message, keep_pins
 
 
-def test_critic_facts_leave_out_what_is_unknown():
+def test_recorded_facts_leave_out_what_is_unknown():
     config = {
         "num_value_heads": 3,
         "num_quantiles": 200,
@@ -28,7 +28,7 @@ def test_critic_facts_leave_out_what_is_unknown():
         "critic_training": {"gamma": 0.0, "kl_in_reward": False, "target": None, "seed": 0, "evaluation": {"crps": 1}},
         "hidden_size": 8,
     }
-    assert critic_facts(config) == {
+    assert recorded_facts(config) == {
         "value": {
             "heads": 3,
             "quantiles": 200,
@@ -40,7 +40,7 @@ def test_critic_facts_leave_out_what_is_unknown():
         },
         "training": {"seed": 0},
     }
-    assert critic_facts({}) == {}
+    assert recorded_facts({}) == {}
 
 
 def test_a_record_survives_being_written():
@@ -69,11 +69,7 @@ def test_no_record(content):
 def test_changed_files():
     recorded, found = {"a": "1" * 64, "b": "2" * 64, "c": "3" * 64}, {"a": "1" * 64, "b": "4" * 64, "d": "5" * 64}
     assert changed_files(recorded, recorded) == []
-    assert changed_files(recorded, found) == [
-        "b is 444444444444…, recorded 222222222222…",
-        "c is missing",
-        "d is new",
-    ]
+    assert changed_files(recorded, found) == ["b is 444444444444…, recorded 222222222222…", "c is missing", "d is new"]
 
 
 def test_contradictions():
@@ -83,28 +79,28 @@ def test_contradictions():
     assert contradictions(one, other) == ["tokenizer.vocabulary", "training.seed", "value.lam", "value.target"]
 
 
-class TestPins:
-    """A commit that stands for the same files is kept, so that an edited card elsewhere makes no commit here."""
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        ({"commit": "old"}, True),
+        ({"commit": "old", "files": {"m": "2"}}, False),
+        ({"commit": "old", "repo": "a/c"}, False),
+        ({"commit": "old", "revision": "trial"}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_a_commit_that_stands_for_the_same_files_is_kept(before, kept):
+    """Else an edited card elsewhere would make a commit here."""
+    same = {"repo": "a/b", "files": {"m": "1"}}
+    now = {"partner": {**same, "commit": "new"}}
+    pinned = keep_pins(now, None if before is None else {"partner": {**same, **before}})
+    assert pinned == {"partner": {**same, "commit": "old" if kept else "new"}} and now["partner"]["commit"] == "new"
 
-    def test_of_the_same_files_are_kept(self):
-        before = {"partner": {"repo": "a/b", "files": {"m": "1"}, "commit": "old"}}
-        now = {"partner": {"repo": "a/b", "files": {"m": "1"}, "commit": "new"}}
-        assert keep_pins(now, before) == before and now["partner"]["commit"] == "new"
 
-    @pytest.mark.parametrize("change", [{"files": {"m": "2"}}, {"repo": "a/c"}, {"revision": "trial"}])
-    def test_of_other_files_are_new(self, change):
-        before = {"partner": {"repo": "a/b", "files": {"m": "1"}, "commit": "old"}}
-        now = {"partner": {"repo": "a/b", "files": {"m": "1"}, "commit": "new", **change}}
-        assert keep_pins(now, before) == now
-
-    def test_there_were_none(self):
-        now = {"partner": {"repo": "a/b", "files": {"m": "1"}, "commit": "new"}}
-        assert keep_pins(now, None) == now == keep_pins(now, {})
-        assert keep_pins(now, {"partner": {"repo": "a/b", "files": {"m": "1"}}}) == now
-
-    def test_a_first_push_has_none_and_gets_none(self):
-        now = {"partner": {"repo": "a/b", "files": {"m": "1"}}}
-        assert "commit" not in keep_pins(now, {})["partner"]
+def test_the_record_of_the_one_pushed_first_names_no_commit_and_gets_none():
+    now = {"partner": {"repo": "a/b", "files": {"m": "1"}}}
+    assert keep_pins(now, {}) == keep_pins(now, {"partner": now["partner"]}) == now
 
 
 def test_default_message():

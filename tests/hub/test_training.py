@@ -1,15 +1,11 @@
 """The training scripts and the Hub: start from a critic there, push what comes out, on the way and at the end."""
 
-import json
-
 import pytest
 import torch
-from hub_changes import CRITIC, POLICY
+from hub_changes import CRITIC, POLICY, record_of, values
 from hub_server.faults import Refuse
 from scripts import flags, write_rows
-from tiny_critics import tiny_batch
 
-from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.hub import AccessError, PushEvery, PushFailedError, pull_pair
 from modeling_dvpo.training import train_critic, train_dvpo
 from modeling_dvpo.training.errors import ConfigError
@@ -45,10 +41,6 @@ def policy_run(tmp_path):
     }
 
 
-def record_of(hub, repo):
-    return json.loads(hub.files(repo)["dvpo_pair.json"])
-
-
 @pytest.mark.filterwarnings("ignore:.*was trained on other returns", "ignore:Step . is not pushed")
 class TestTrainCritic:
     def test_goes_on_from_the_hub_and_pushes_with_its_parent(self, hub, last, critic_run):
@@ -57,8 +49,7 @@ class TestTrainCritic:
         assert hub.repository("user/next").private
         saved = critic_run["output_dir"] / "last"
         assert [path.name for path in saved.parent.glob(".*")] == []
-        ours = AutoModelForDistributionalValue.from_pretrained(saved)(tiny_batch()).quantiles
-        assert torch.equal(AutoModelForDistributionalValue.from_pretrained("user/next")(tiny_batch()).quantiles, ours)
+        assert torch.equal(values("user/next"), values(saved))
         record = record_of(hub, "user/next")
         assert record["base_model"] == {"repo": CRITIC, "relation": "finetune", "revision": parent}
         assert record["training"]["step"] == 3

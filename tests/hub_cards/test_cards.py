@@ -10,27 +10,12 @@ import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard import metadata_load
 from peft import LoraConfig
-from saved_models import (
-    ONLINE,
-    SETTINGS,
-    TRAINING,
-    pair_of,
-    save_critic,
-    save_evaluation,
-    save_policy,
-    save_run,
-)
+from saved_models import ONLINE, SETTINGS, TRAINING, pair_of, save_critic, save_evaluation, save_policy, save_run
 from transformers import AutoModel, AutoModelForCausalLM
 
 from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.cli import main
-from modeling_dvpo.hub_cards import (
-    CardError,
-    card_files,
-    critic_card,
-    eval_result_files,
-    policy_card,
-)
+from modeling_dvpo.hub_cards import CardError, card_files, critic_card, eval_result_files, policy_card
 
 pytest_plugins = ["hub_server.fixtures"]
 

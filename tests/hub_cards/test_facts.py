@@ -6,24 +6,19 @@ import pytest
 from saved_models import ONLINE, SETTINGS, TRAINING, pair_of, save_critic, save_evaluation, save_policy, save_run
 
 from modeling_dvpo.hub_cards.errors import CardError
-from modeling_dvpo.hub_cards.evaluation_file import read_evaluation
+from modeling_dvpo.hub_cards.evaluation import read_evaluation
 from modeling_dvpo.hub_cards.facts import critic_facts, policy_facts
 from modeling_dvpo.hub_cards.metadata import critic_metadata, dump_yaml
-from modeling_dvpo.hub_cards.origins import (
-    Origin,
-    config_of,
-    hub_ancestor,
-    hub_origin,
-    last_part,
-    origin_of,
-)
-from modeling_dvpo.hub_cards.run_history import (
+from modeling_dvpo.hub_cards.origins import Origin, config_of, hub_ancestor, hub_origin, last_part, origin_of
+from modeling_dvpo.hub_cards.runs import (
+    CRITIC_RUN,
+    POLICY_RUN,
     evaluations,
     held_out_rewards,
+    hyperparameters,
     logged_loss_terms,
     read_history,
 )
-from modeling_dvpo.hub_cards.settings import CRITIC_RUN, POLICY_RUN, hyperparameters
 
 STATED = {"repo_id": None, "license": None, "base_model": None, "datasets": None, "example": None}
 
@@ -66,15 +61,11 @@ class TestOrigins:
         monkeypatch.chdir(tmp_path)
         assert not origin_of("someone/model", None).on_hub
 
-    def test_nothing_named(self):
-        assert origin_of(None, None) is None and origin_of("", None) is None
-
-    def test_paths_are_not_shown(self, tmp_path):
+    def test_what_is_shown_of_a_path(self, tmp_path):
         (tmp_path / "model").mkdir()
         assert str(tmp_path) not in repr(origin_of(str(tmp_path / "model"), None))
-
-    def test_last_part(self):
         assert [last_part(name) for name in ("a/b/", "C:\\a\\b", "b", "/")] == ["b", "b", "b", "/"]
+        assert origin_of(None, None) is None and origin_of("", None) is None
 
     def test_a_given_id_is_checked(self):
         with pytest.raises(CardError, match="'/my/model' is no id of a Hub repository"):
@@ -225,15 +216,17 @@ class TestEvaluation:
 
     @pytest.mark.parametrize(
         ("content", "message"),
-        [("{", "cannot be read as JSON"), ("[]", "holds list"), ('{"format": 2}', "has format 2, .* reads format 1")],
+        [
+            ("{", "cannot be read as JSON"),
+            ("[]", "holds list"),
+            ('{"format": 2}', "has format 2, .* reads format 1"),
+            (None, "There is no .*evaluation.json: give the evaluation.json"),
+        ],
     )
     def test_unreadable(self, content, message, tmp_path):
-        (tmp_path / "evaluation.json").write_text(content)
+        if content is not None:
+            (tmp_path / "evaluation.json").write_text(content)
         with pytest.raises(CardError, match=message):
-            read_evaluation(tmp_path, tmp_path)
-
-    def test_missing(self, tmp_path):
-        with pytest.raises(CardError, match="There is no .*evaluation.json: give the evaluation.json"):
             read_evaluation(tmp_path, tmp_path)
 
     def test_a_figure_elsewhere(self, tmp_path):

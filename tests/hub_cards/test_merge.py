@@ -41,9 +41,6 @@ class TestText:
         )
         assert body.count("\n\n\n") == 0
 
-    def test_twice_changes_nothing(self):
-        assert again(first()) == first()
-
     def test_our_sections_are_replaced_and_the_rest_stays(self):
         card = first().replace("# title", "# My title\n\nHello.")
         card = card.replace("<!-- dvpo:results -->", "Between,\n  with  spaces \n\n<!-- dvpo:results -->")
@@ -78,8 +75,6 @@ class TestText:
         card = again(hand)
         assert "# By hand\n\nText.\n\n<!-- dvpo:about -->" in card and "title" not in card
         assert again(card) == card and card.count("dvpo:about") == 2
-
-    def test_a_card_without_metadata(self):
         assert "Just text.\n\n<!-- dvpo:about -->" in again("Just text.")
 
     @pytest.mark.parametrize("previous", ["", "\n", "---\nlicense: mit\n---\n"])

@@ -1,7 +1,7 @@
 """Users, their tokens, and who may do what."""
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .answers import HubError, Request
 from .repositories import Repository
@@ -13,10 +13,6 @@ class Account:
 
     user: str
     role: str
-    organizations: tuple[str, ...] = field(default=())
-
-    def owns(self, namespace: str) -> bool:
-        return namespace == self.user or namespace in self.organizations
 
 
 class Accounts:
@@ -25,11 +21,9 @@ class Accounts:
     def __init__(self):
         self.tokens: dict[str, Account] = {}
 
-    def add(self, user: str, role: str, organizations: tuple[str, ...]) -> str:
-        if role not in ("read", "write"):
-            raise ValueError(f"a token's role is 'read' or 'write', got {role!r}")
+    def add(self, user: str, role: str) -> str:
         token = f"hf_{role}{secrets.token_hex(12)}"
-        self.tokens[token] = Account(user, role, organizations)
+        self.tokens[token] = Account(user, role)
         return token
 
     def of(self, request: Request) -> Account | None:
@@ -51,7 +45,7 @@ class Accounts:
         account = self.require(request)
         if account.role != "write":
             raise HubError(403, f"Forbidden: you must use a write token to {what}")
-        if not account.owns(namespace):
+        if account.user != namespace:
             raise HubError(403, f'You don\'t have the rights to {what} under the namespace "{namespace}"')
         return account
 
@@ -61,7 +55,7 @@ class Accounts:
         What is private looks missing to others; without a token the Hub says 401 for both.
         """
         account = self.of(request)
-        owns = account is not None and repository is not None and account.owns(repository.owner)
+        owns = account is not None and repository is not None and account.user == repository.owner
         if repository is None or (repository.private and not owns):
             if account is None:
                 raise HubError(401, "Invalid username or password.", "RepoNotFound")

@@ -1,7 +1,6 @@
 """Points `huggingface_hub` and `transformers` of this process at a server, and back."""
 
 import os
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -26,22 +25,19 @@ def pointed_at(server: HubServer, home: str | Path, token: str | None = None):
         token: None: logged out.
     """
     environment = server.settings(home, token)
-    home = Path(home)
+    paths = ("HF_HOME", "HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_TOKEN_PATH")
     settings = {
+        **{name: environment[name] for name in paths},
         "ENDPOINT": server.endpoint,
         "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_URL_HOSTS": constants.HF_URL_HOSTS | {"127.0.0.1"},
-        "HF_HOME": str(home),
-        "HF_HUB_CACHE": str(home / "hub"),
-        "HUGGINGFACE_HUB_CACHE": str(home / "hub"),
-        "HF_ASSETS_CACHE": str(home / "assets"),
-        "HF_TOKEN_PATH": str(home / "token"),
-        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HUGGINGFACE_HUB_CACHE": environment["HF_HUB_CACHE"],
+        "HF_STORED_TOKENS_PATH": str(Path(home) / "stored_tokens"),
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_DISABLE_TELEMETRY": True,
     }
-    modules = str(home / "modules")
+    modules = environment["HF_MODULES_CACHE"]
     with (
         mock.patch.dict(os.environ, environment),
         mock.patch.multiple(
@@ -52,8 +48,6 @@ def pointed_at(server: HubServer, home: str | Path, token: str | None = None):
         mock.patch.object(transformers.utils.hub, "_hf_api", None, create=True),
         mock.patch.object(transformers.utils.hub, "HF_MODULES_CACHE", modules),
         mock.patch.object(transformers.dynamic_module_utils, "HF_MODULES_CACHE", modules),
-        mock.patch.object(sys, "path", list(sys.path)),
-        without_remote_code(),
     ):
         for name in LOGIN:
             if name not in environment:
@@ -63,20 +57,3 @@ def pointed_at(server: HubServer, home: str | Path, token: str | None = None):
             yield
         finally:
             huggingface_hub.utils.close_session()
-
-
-@contextmanager
-def without_remote_code():
-    """Forgets the modules of remote code that were imported before, and at the end those imported meanwhile."""
-
-    def taken():
-        return {
-            name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "transformers_modules"
-        }
-
-    before = taken()
-    try:
-        yield
-    finally:
-        taken()
-        sys.modules.update(before)

@@ -1,12 +1,11 @@
-"""`/commit`: a commit from lines of JSON, on a branch or as a new pull request."""
+"""`/commit`: a commit from lines of JSON, on a branch or as a new pull request; and the list of those."""
 
 import base64
 import json
 
 from .answers import Answer, HubError
 from .card_routes import check_card
-from .discussion_routes import open_pull_request
-from .repositories import Repository, StoredFile
+from .repositories import Commit, Repository, StoredFile, now
 from .repository_routes import find
 from .routing import API, REVISION, route
 
@@ -28,10 +27,9 @@ def commit(hub, request, kind, repo, revision):
     tree = dict(base.tree)
     for line in lines:
         if line["key"] != "header":
-            change(hub, repository, tree, line["key"], line["value"])
+            change(repository, tree, line["key"], line["value"])
     if tree.get("README.md") != base.tree.get("README.md") and "README.md" in tree:
-        errors, _ = check_card(tree["README.md"].content.decode(), kind[:-1])
-        if errors:
+        if errors := check_card(tree["README.md"].content.decode()):
             raise HubError(400, "Invalid metadata in README.md: " + "; ".join(errors))
 
     author = hub.accounts.require(request).user
@@ -47,14 +45,11 @@ def commit(hub, request, kind, repo, revision):
     return Answer.json({**answer, "pullRequestUrl": pull_request_url})
 
 
-def change(hub, repository: Repository, tree: dict[str, StoredFile], key: str, value: dict) -> None:
+def change(repository: Repository, tree: dict[str, StoredFile], key: str, value: dict) -> None:
     """Applies one line of a commit to the tree."""
     path = value["path"]
     if key == "file":
-        content = base64.b64decode(value["content"])
-        if len(content) > hub.largest_regular:
-            raise HubError(400, f"{path} has more than {hub.largest_regular} bytes: upload it as a large file")
-        tree[path] = StoredFile(content)
+        tree[path] = StoredFile(base64.b64decode(value["content"]))
     elif key == "lfsFile":
         content = repository.objects.get(value["oid"])
         if content is None or value.get("size", len(content)) != len(content):
@@ -66,11 +61,30 @@ def change(hub, repository: Repository, tree: dict[str, StoredFile], key: str, v
         if path not in tree:
             raise HubError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
         del tree[path]
-    elif key == "deletedFolder":
-        inside = [name for name in tree if name.startswith(path.rstrip("/") + "/")]
-        if not inside:
-            raise HubError(404, f"A folder with this name doesn't exist: {path}", "EntryNotFound")
-        for name in inside:
-            del tree[name]
     else:
         raise HubError(400, f"Unknown operation in a commit: {key}")
+
+
+def open_pull_request(repository: Repository, base: Commit, title: str, description: str, author: str) -> int:
+    """Number of a new pull request that starts at this commit."""
+    number = len(repository.discussions) + 1
+    repository.discussions[number] = {
+        "num": number,
+        "title": title,
+        "author": {"name": author},
+        "createdAt": now(),
+        "status": "open",
+        "repo": {"name": repository.id, "type": repository.kind[:-1]},
+        "isPullRequest": True,
+        "filesWithConflicts": [],
+        "changes": {"base": "refs/heads/main"},
+        "events": [],
+    }
+    repository.references[f"refs/pr/{number}"] = base.sha
+    return number
+
+
+@route("GET", rf"{API}/discussions")
+def list_discussions(hub, request, kind, repo):
+    discussions = list(find(hub, request, kind, repo).discussions.values())
+    return Answer.json({"discussions": discussions, "count": len(discussions), "start": 0})

@@ -41,30 +41,11 @@ class Connection(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def read_body(self, request: Request, limit: int | None) -> None:
-        for piece in self.body_pieces(65536 if limit is None else max(1, min(65536, limit))):
-            request.body += piece
-            request.upload += len(piece)
-            if limit is not None and request.upload >= limit:
-                raise Cut
-
-    def body_pieces(self, size: int):
-        """The request's body in pieces of at most `size` bytes, sent in chunks or of a known length."""
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            while length := int(self.rfile.readline().split(b";")[0], 16):
-                yield from self.pieces_of(length, size)
-                self.rfile.readline()
-            while self.rfile.readline().strip():
-                pass  # trailers
-        else:
-            yield from self.pieces_of(int(self.headers.get("Content-Length", 0)), size)
-
-    def pieces_of(self, length: int, size: int):
-        while length > 0:
-            piece = self.rfile.read(min(size, length))
-            if not piece:
-                raise ConnectionResetError("the client stopped in the middle of a body")
-            length -= len(piece)
-            yield piece
+        length = int(self.headers.get("Content-Length", 0))
+        request.body = self.rfile.read(length if limit is None else min(length, limit))
+        request.upload = len(request.body)
+        if limit is not None and length >= limit:
+            raise Cut
 
     def answer(self, request: Request, troubles) -> Answer:
         for trouble in troubles:

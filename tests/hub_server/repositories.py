@@ -5,7 +5,7 @@ import itertools
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from functools import cached_property
 
@@ -19,7 +19,7 @@ _serial = itertools.count()
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def git_hash(content: bytes) -> str:
@@ -66,7 +66,6 @@ class Repository:
     def __init__(self, kind: str, id: str, *, private: bool = False):
         self.kind, self.id, self.private = kind, id, private
         self.gated: str | bool = False
-        self.created = now()
         self.commits: dict[str, Commit] = {}
         self.references: dict[str, str] = {}  # refs/heads/…, refs/tags/…, refs/pr/… to commit
         self.objects: dict[str, bytes] = {}  # large files by sha256, committed or only uploaded
@@ -121,12 +120,12 @@ class Repository:
         self.objects |= {file.sha256: file.content for file in tree.values() if file.lfs}
         return commit
 
-    def is_large(self, revision: str, path: str, sample: bytes, size: int, threshold: int) -> bool:
-        """Whether the Hub wants this file as a large one: by `.gitattributes`, as binary, or as too big for git."""
+    def is_large(self, revision: str, path: str, sample: bytes) -> bool:
+        """Whether the Hub wants this file as a large one: by `.gitattributes`, or as binary."""
         attributes = self.at(revision).tree.get(".gitattributes")
         lines = attributes.content.decode().splitlines() if attributes else []
         patterns = [line.split()[0] for line in lines if "filter=lfs" in line]
-        return size > threshold or b"\0" in sample or matches(path, patterns)
+        return b"\0" in sample or matches(path, patterns)
 
 
 def matches(path: str, patterns: list[str]) -> bool:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import collection_routes, commit_routes, download_routes, repository_routes, tree_routes, upload_routes  # noqa: F401
+from . import collection_routes, commit_routes, repository_routes, tree_routes, upload_routes  # noqa: F401
 from .accounts import Accounts
 from .answers import Request
 from .connection import Listener
@@ -24,15 +24,9 @@ class HubServer:
         requests: every request so far, in order of arrival.
         faults: see `hub_server.faults`.
         crashes: tracebacks of mistakes of this server itself.
-
-    Args:
-        part_size: large files above this many bytes are uploaded in parts of this size; None: in one piece. Like
-            `largest_regular` it may be set later, on the server that the fixture gives.
-        largest_regular: files of more bytes are large ones whatever their name.
     """
 
-    def __init__(self, *, part_size: int | None = None, largest_regular: int = 10 * 1024 * 1024):
-        self.part_size, self.largest_regular = part_size, largest_regular
+    def __init__(self):
         self.lock = threading.RLock()
         self.accounts = Accounts()
         self.faults = Faults()
@@ -57,31 +51,21 @@ class HubServer:
             listener.shutdown()
             listener.server_close()
 
-    def add_token(self, user: str, *, role: str = "write", organizations: tuple[str, ...] = ()) -> str:
-        """A new token of a user, who need not exist before.
+    def add_token(self, user: str, *, role: str = "write") -> str:
+        """A new token of a user, who need not exist before, that may "write" or "read"."""
+        return self.accounts.add(user, role)
 
-        Args:
-            role: "write" or "read".
-            organizations: namespaces that the token may use besides the user's own.
-        """
-        return self.accounts.add(user, role, organizations)
+    def repository(self, repo_id: str) -> Repository:
+        """A model's repository itself, to look at or to change its settings."""
+        return self.repositories["models", repo_id]
 
-    def repository(self, repo_id: str, *, repo_type: str = "model") -> Repository:
-        """The repository itself, to look at or to change its settings.
-
-        Raises:
-            KeyError: there is none.
-        """
-        return self.repositories[f"{repo_type}s", repo_id]
-
-    def files(self, repo_id: str, revision: str = "main", *, repo_type: str = "model") -> dict[str, bytes]:
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         """Every file of a revision with its content, large ones included."""
-        tree = self.repository(repo_id, repo_type=repo_type).at(revision).tree
-        return {path: file.content for path, file in tree.items()}
+        return {path: file.content for path, file in self.repository(repo_id).at(revision).tree.items()}
 
-    def commits(self, repo_id: str, revision: str = "main", *, repo_type: str = "model") -> list[Commit]:
+    def commits(self, repo_id: str, revision: str = "main") -> list[Commit]:
         """The commits of a revision, newest first; the last is the one that created the repository."""
-        return self.repository(repo_id, repo_type=repo_type).history(revision)
+        return self.repository(repo_id).history(revision)
 
     def add_commit(
         self,
@@ -111,8 +95,7 @@ class HubServer:
                 if content is None:
                     del tree[path]
                 else:
-                    large = repository.is_large(reference, path, content[:512], len(content), self.largest_regular)
-                    tree[path] = StoredFile(content, lfs=large)
+                    tree[path] = StoredFile(content, lfs=repository.is_large(reference, path, content[:512]))
             return repository.commit(reference, tree, message, author="somebody-else")
 
     def count(self, method: str, pattern: str) -> int:

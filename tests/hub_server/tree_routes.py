@@ -1,11 +1,14 @@
-"""Looking into repositories: trees, paths, references, commits; making and deleting branches and tags."""
+"""Looking into repositories, and their files; making branches and tags.
 
-from urllib.parse import parse_qs
+A file is asked for on the Hub itself, which sends the client to the storage for a large one.
+"""
 
 from .answers import Answer, HubError
-from .repositories import Commit, StoredFile, git_hash
+from .repositories import Commit, StoredFile
 from .repository_routes import find
-from .routing import API, REVISION, route
+from .routing import API, PAGE, REVISION, route
+
+BYTES = {"Content-Type": "application/octet-stream"}
 
 
 def file_entry(path: str, file: StoredFile) -> dict:
@@ -15,75 +18,11 @@ def file_entry(path: str, file: StoredFile) -> dict:
     return entry
 
 
-def folders_of(commit: Commit) -> set[str]:
-    parts = [path.split("/") for path in commit.tree]
-    return {"/".join(names[:depth]) for names in parts for depth in range(1, len(names))}
-
-
-def folder_entry(path: str, commit: Commit) -> dict:
-    inside = [f"{name} {file.blob_id}" for name, file in commit.tree.items() if name.startswith(path + "/")]
-    return {"type": "directory", "oid": git_hash("\n".join(inside).encode()), "size": 0, "path": path}
-
-
-def with_last_commits(repository, commit: Commit, entries: list[dict]) -> list[dict]:
-    """Entries that also say which commit last changed them."""
-    history = repository.history(commit.sha)
-
-    def files(of: Commit, path: str):
-        return {name: file.blob_id for name, file in of.tree.items() if name == path or name.startswith(path + "/")}
-
-    for entry in entries:
-        path = entry["path"]
-        last = history[-1]
-        for newer, older in zip(history, history[1:], strict=False):
-            if files(newer, path) != files(older, path):
-                last = newer
-                break
-        entry["lastCommit"] = {"id": last.sha, "title": last.title, "date": last.date}
-    return entries
-
-
-@route("GET", rf"{API}/tree/{REVISION}(?:/(?P<path>.+))?")
-def tree(hub, request, kind, repo, revision, path):
-    repository = find(hub, request, kind, repo)
-    commit = repository.at(revision)
-    prefix = path.rstrip("/") + "/" if path else ""
-    entries = [folder_entry(folder, commit) for folder in sorted(folders_of(commit))]
-    entries += [file_entry(name, file) for name, file in commit.tree.items()]
-    entries = [entry for entry in entries if entry["path"].startswith(prefix)]
-    if prefix and not entries:
-        message = f'The path "{path}" does not exist on "{revision}"'
-        raise HubError(404, message, "EntryNotFound", headers={"X-Repo-Commit": commit.sha})
-    if not request.flag("recursive"):
-        entries = [entry for entry in entries if "/" not in entry["path"][len(prefix) :]]
-    return Answer.json(with_last_commits(repository, commit, entries) if request.flag("expand") else entries)
-
-
-@route("POST", rf"{API}/paths-info/{REVISION}")
-def paths_info(hub, request, kind, repo, revision):
-    repository = find(hub, request, kind, repo)
-    commit = repository.at(revision)
-    form = parse_qs(request.body.decode())
-    paths = [path.rstrip("/") for path in form.get("paths", [])]
-    entries = [file_entry(path, commit.tree[path]) for path in paths if path in commit.tree]
-    entries += [folder_entry(path, commit) for path in paths if path in folders_of(commit)]
-    expand = form.get("expand", ["false"])[0].lower() in ("1", "true")
-    return Answer.json(with_last_commits(repository, commit, entries) if expand else entries)
-
-
-@route("GET", rf"{API}/refs")
-def references(hub, request, kind, repo):
-    repository = find(hub, request, kind, repo)
-
-    def under(prefix):
-        return [
-            {"name": name.removeprefix(prefix), "ref": name, "targetCommit": sha}
-            for name, sha in repository.references.items()
-            if name.startswith(prefix)
-        ]
-
-    answer = {"branches": under("refs/heads/"), "tags": under("refs/tags/"), "converts": []}
-    return Answer.json({**answer, **({"pullRequests": under("refs/pr/")} if request.flag("include_prs") else {})})
+@route("GET", rf"{API}/tree/{REVISION}")
+def tree(hub, request, kind, repo, revision):
+    """As the client asks for it: every file, without folders."""
+    commit = find(hub, request, kind, repo).at(revision)
+    return Answer.json([file_entry(path, file) for path, file in commit.tree.items()])
 
 
 @route("GET", rf"{API}/commits/{REVISION}")
@@ -123,13 +62,21 @@ def new_reference(repository, name: str, commit: Commit) -> Answer:
     return Answer.json({})
 
 
-@route("DELETE", rf"{API}/(?P<what>branch|tag)/(?P<name>[^/]+)")
-def delete_reference(hub, request, kind, repo, what, name):
-    repository = find(hub, request, kind, repo, "write")
-    reference = f"refs/{'heads' if what == 'branch' else 'tags'}/{name}"
-    if reference == "refs/heads/main":
-        raise HubError(403, "Cannot delete refs/heads/main")
-    if reference not in repository.references:
-        raise HubError(404, f"Reference not found: {reference}", "RevisionNotFound")
-    del repository.references[reference]
-    return Answer(200, b"OK")
+@route("GET", rf"{PAGE}/resolve/{REVISION}/(?P<path>.+)")
+def resolve(hub, request, kind, repo, revision, path):
+    repository = find(hub, request, kind, repo)
+    commit, file = repository.file(revision, path)
+    headers = {"X-Repo-Commit": commit.sha}
+    if not file.lfs:
+        return Answer(200, file.content, {**headers, **BYTES, "ETag": f'"{file.blob_id}"'})
+    headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
+    location = f"{hub.storage}/storage/{repository.kind}/{repository.id}/{file.sha256}"
+    return Answer(302, b"Found", {**headers, "Location": location, "Content-Type": "text/plain"})
+
+
+@route("GET", r"/storage/(?P<kind>models|datasets|spaces)/(?P<repo>[^/]+/[^/]+)/(?P<oid>[0-9a-f]{64})")
+def fetch(hub, request, kind, repo, oid):
+    if request.token is not None:
+        raise HubError(400, "InvalidRequest: a signed URL does not take an Authorization header")
+    content = hub.repositories[kind, repo].objects[oid]
+    return Answer(200, content, {**BYTES, "ETag": f'"{oid[:32]}"'})

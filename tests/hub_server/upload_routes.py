@@ -2,9 +2,8 @@
 
 import base64
 import hashlib
-import math
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .answers import Answer, HubError
 from .repositories import Repository, matches
@@ -19,7 +18,6 @@ class Upload:
     repository: Repository
     oid: str
     size: int
-    parts: dict[int, bytes] = field(default_factory=dict)
 
     def store(self, content: bytes) -> None:
         if len(content) != self.size or hashlib.sha256(content).hexdigest() != self.oid:
@@ -39,7 +37,7 @@ def preupload(hub, request, kind, repo, revision):
     files = []
     for file in body["files"]:
         path, sample = file["path"], base64.b64decode(file["sample"])
-        large = repository.is_large(revision, path, sample, file["size"], hub.largest_regular)
+        large = repository.is_large(revision, path, sample)
         answer = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": matches(path, patterns)}
         if path in tree:
             answer["oid"] = tree[path].sha256 if tree[path].lfs else tree[path].blob_id
@@ -54,53 +52,20 @@ def batch(hub, request, kind, repo):
     for described in objects:
         if described["oid"] not in repository.objects:
             described["actions"] = actions(hub, repository, described["oid"], described["size"])
-    multipart = any("chunk_size" in one.get("actions", {}).get("upload", {}).get("header", {}) for one in objects)
-    return Answer.json({"transfer": "multipart" if multipart else "basic", "objects": objects})
+    return Answer.json({"transfer": "basic", "objects": objects})
 
 
 def actions(hub, repository: Repository, oid: str, size: int) -> dict:
     ticket = secrets.token_hex(8)
     hub.uploads[ticket] = Upload(repository, oid, size)
-    url = f"{hub.storage}/storage/upload/{ticket}"
-    upload = {"href": url}
-    if hub.part_size is not None and size > hub.part_size:
-        number = math.ceil(size / hub.part_size)
-        urls = {str(part): f"{url}/{part}" for part in range(1, number + 1)}
-        complete = f"{hub.endpoint}{repository.page}.git/info/lfs/complete/{ticket}"
-        upload = {"href": complete, "header": {"chunk_size": str(hub.part_size), **urls}}
-    return {"upload": upload, "verify": {"href": f"{hub.endpoint}{repository.page}.git/info/lfs/verify"}}
-
-
-def upload_of(hub, ticket: str) -> Upload:
-    if ticket not in hub.uploads:
-        raise HubError(403, "AccessDenied: this upload is not known")
-    return hub.uploads[ticket]
+    verify = f"{hub.endpoint}{repository.page}.git/info/lfs/verify"
+    return {"upload": {"href": f"{hub.storage}/storage/upload/{ticket}"}, "verify": {"href": verify}}
 
 
 @route("PUT", "/storage/upload/(?P<ticket>[0-9a-f]+)")
 def receive(hub, request, ticket):
-    upload_of(hub, ticket).store(request.body)
-    return Answer(200, headers={"ETag": etag(request.body)})
-
-
-@route("PUT", "/storage/upload/(?P<ticket>[0-9a-f]+)/(?P<part>[0-9]+)")
-def receive_part(hub, request, ticket, part):
-    upload_of(hub, ticket).parts[int(part)] = request.body
-    return Answer(200, headers={"ETag": etag(request.body)})
-
-
-def etag(content: bytes) -> str:
-    return f'"{hashlib.md5(content).hexdigest()}"'
-
-
-@route("POST", rf"{PAGE}\.git/info/lfs/complete/(?P<ticket>[0-9a-f]+)")
-def complete(hub, request, kind, repo, ticket):
-    upload = upload_of(hub, ticket)
-    named = {part["partNumber"]: part["etag"] for part in request.json()["parts"]}
-    if named != {number: etag(content) for number, content in upload.parts.items()}:
-        raise HubError(400, "InvalidPart: the parts named are not those received")
-    upload.store(b"".join(upload.parts[number] for number in sorted(upload.parts)))
-    return Answer.json({})
+    hub.uploads[ticket].store(request.body)
+    return Answer(200)
 
 
 @route("POST", rf"{PAGE}\.git/info/lfs/verify")

@@ -1,7 +1,7 @@
 """Pushing a run to the Hub: from its settings to a `PushEvery` that has looked whether it may."""
 
 from modeling_dvpo.hub import PushEvery
-from modeling_dvpo.hub.names import REPO_ID
+from modeling_dvpo.hub.client import REPO_ID
 
 from ..errors import ConfigError
 

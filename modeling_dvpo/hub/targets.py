@@ -1,4 +1,4 @@
-"""One repository's part of a push: look at what is there, make the record and the card, commit."""
+"""One repository's part of a push: what is there, whether it may go, the record, the card, and the commit."""
 
 import json
 from collections.abc import Mapping
@@ -6,32 +6,15 @@ from dataclasses import dataclass, field, replace
 
 from huggingface_hub import HfApi
 
-from .base_models import base_model_facts
-from .commits import (
-    Content,
-    Pushed,
-    RemoteState,
-    commit_files,
-    open_repository,
-    read_remote,
-)
+from modeling_dvpo.hub_cards import card_files, critic_card, eval_result_files, policy_card
+
+from .client import PublicNames
+from .commits import Pushed, commit_files, open_repository
 from .errors import NotAPairError, OtherModelError
-from .model_files import (
-    ADAPTER_CONFIG,
-    CARD,
-    CONFIG,
-    is_replaced,
-    is_tokenizer,
-    kind_of,
-)
-from .names import PublicNames
-from .records import (
-    RECORD_FILE,
-    digests,
-    make_record,
-    parse_record,
-    record_bytes,
-)
+from .model_files import ADAPTER_CONFIG, CARD, CONFIG, is_replaced, is_tokenizer, kind_of
+from .partners import base_model_facts
+from .records import RECORD_FILE, digests, make_record, parse_record, record_bytes
+from .remote import Content, RemoteState, read_remote
 from .staging import Staged
 
 
@@ -71,9 +54,10 @@ class Target:
     def digests(self) -> dict[str, str]:
         return digests(self.staged.files)
 
-    def previous_card(self, api: HfApi) -> str | None:
-        card = read_remote(api, self.state, CARD)
-        return card.decode() if card is not None else None
+    def named(self, revision: str) -> dict:
+        """As the other's record names it."""
+        named = {"role": self.role, "repo": self.state.repo_id, "files": self.digests()}
+        return named if revision == "main" else {**named, "revision": revision}
 
 
 def prepare(api: HfApi, role: str, staged: Staged, repo_id: str, options: PushOptions) -> Target:
@@ -84,16 +68,52 @@ def prepare(api: HfApi, role: str, staged: Staged, repo_id: str, options: PushOp
         AccessError, UnreachableError, UnpublishableError: as their docstrings say.
     """
     state = open_repository(api, repo_id, revision=options.revision, private=options.private)
-    config = _json(read_remote(api, state, CONFIG))
-    content = read_remote(api, state, RECORD_FILE)
+    saved, recorded = read_remote(api, state, CONFIG), read_remote(api, state, RECORD_FILE)
+    config = json.loads(saved) if saved is not None else None
     try:
-        record = parse_record(content, repo_id) if content is not None else None
+        record = parse_record(recorded, repo_id) if recorded is not None else None
     except NotAPairError:
         record = None  # about to be replaced
     if not options.overwrite:
         _check_same_kind(role, staged, state, config, record)
     base_model = base_model_facts(staged, PublicNames(api), options.base_model)
     return Target(role, staged, state, base_model, record, options)
+
+
+def shown_of_critic(api: HfApi, target: Target, partner: Mapping | None, *, evaluation, **facts):
+    """What people look at: the evaluation's files without paths, and the card (None: as it is)."""
+    files: dict[str, Content] = {}
+    for file in card_files(evaluation) if evaluation is not None else []:
+        if file.suffix == ".json":
+            content = {**json.loads(file.read_text()), "critic": target.state.repo_id}
+            files[file.name] = (json.dumps(PublicNames(api).without_paths(content), indent=1) + "\n").encode()
+        else:
+            files[file.name] = file
+    policy_repo = partner["repo"] if partner else None
+    return files, _card(api, target, critic_card, policy_repo=policy_repo, evaluation=evaluation, **facts)
+
+
+def shown_of_policy(api: HfApi, target: Target, partner: Mapping, *, benchmarks, **facts):
+    """Likewise: its benchmark scores where the Hub looks for them, and the card."""
+    files = {path: text.encode() for path, text in eval_result_files(benchmarks or ()).items()}
+    return files, _card(api, target, policy_card, critic_repo=partner["repo"], benchmarks=benchmarks, **facts)
+
+
+def _card(api: HfApi, target: Target, write, **facts) -> str | None:
+    """The text of README.md, with what a user wrote into the one that is there."""
+    options = target.options
+    if not options.card:
+        return None
+    previous = read_remote(api, target.state, CARD)
+    facts |= {
+        "previous": previous.decode() if previous is not None else None,
+        "license": options.license,
+        "base_model": options.base_model,
+        "datasets": [options.dataset] if options.dataset else None,
+        "example": options.example,
+    }
+    given = {name: value for name, value in facts.items() if value is not None}
+    return write(target.staged.source, repo_id=target.state.repo_id, **given)
 
 
 def push(
@@ -177,7 +197,3 @@ def _check_same_kind(role, staged: Staged, state: RemoteState, config: dict | No
         f"{state.repo_id} ({state.revision}) holds {what}, and what is pushed is a {role}{adapter}{family}. Nothing "
         "was changed. Choose another repository, or say overwrite=True (--overwrite) to replace that model."
     )
-
-
-def _json(content: bytes | None) -> dict | None:
-    return json.loads(content) if content is not None else None

@@ -3,38 +3,19 @@
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
-
 from ..ranks import is_main
-from .cards import (
-    benchmark_files,
-    card_of_critic,
-    card_of_policy,
-    evaluation_files,
-)
-from .client import hub_api, in_brief
-from .commits import Pushed, tag_commit
+from .client import PublicNames, hub_api, in_brief
+from .commits import Pushed, group, tag_commit
 from .errors import PairIncompleteError, UnpublishableError
-from .grouping import group
-from .names import PublicNames
-from .partners import (
-    check_fits,
-    pair_directories,
-    policy_on_hub,
-    read_pair,
-    run_of,
-)
-from .pushing import (
-    PushOptions,
-    Target,
-    prepare,
-    push,
-)
-from .records import critic_facts
+from .partners import check_fits, pair_directories, policy_on_hub, read_pair, run_of
+from .records import recorded_facts
 from .staging import Staged, save_model, stage
+from .targets import PushOptions, Target, prepare, push, shown_of_critic, shown_of_policy
+
+POLICY_SETTINGS = ("algorithm", "gamma", "lam", "kl", "kl_coef", "reward_funcs", "reward_noise", "seed", "trainable")
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ def push_critic(
         tokenizer: of the critic; by default what lies in the directory.
         policy: repository of the policy that it judges, on the Hub already. The record names its files and commit.
         policy_revision: branch, tag or commit of `policy`.
-        evaluation: what `evaluate_critic.py` wrote: its directory, evaluation.json, or that as a dict.
+        evaluation: what `evaluate_critic.py` wrote: its directory or evaluation.json.
         run_directory: of the training run, for the card; by default the one that the directory lies in.
         collection: title or slug of a collection that gets critic, policy and data set; made where there is none.
         token: as everywhere in huggingface_hub.
@@ -83,7 +64,7 @@ def push_critic(
     Raises:
         HubError: a subclass says what; `PushFailedError` means that the repository is as it was.
     """
-    options = PushOptions(**_given(options))
+    said = _given(options)
     with tempfile.TemporaryDirectory() as folder:
         source = _on_disk(critic, Path(folder) / "saved", tokenizer, save_options)
         if not is_main():
@@ -91,19 +72,16 @@ def push_critic(
         api = hub_api(token)
         names = PublicNames(api)
         staged = stage(
-            source, "critic", Path(folder) / "critic", names, tokenizer=tokenizer, base_model=options.base_model
+            source, "critic", Path(folder) / "critic", names, tokenizer=tokenizer, base_model=said.base_model
         )
-        partner = None
-        if policy is not None:
-            partner = policy_on_hub(api, policy, policy_revision, staged)
-        target = prepare(api, "critic", staged, repo_id, options)
-        files, card = _shown_of_critic(
-            api, target, partner, evaluation=evaluation, run_directory=run_directory or run_of(critic)
-        )
-        facts = _facts(staged, options)
+        partner = policy_on_hub(api, policy, policy_revision, staged) if policy is not None else None
+        target = prepare(api, "critic", staged, repo_id, said)
+        run_directory = run_directory or run_of(critic)
+        files, card = shown_of_critic(api, target, partner, evaluation=evaluation, run_directory=run_directory)
+        facts = _facts(staged, said)
         pushed = push(api, target, facts=facts, partner=partner, card=card, extra=files)
-        if options.tag:
-            tag_commit(api, pushed, options.tag)
+        if said.tag:
+            tag_commit(api, pushed, said.tag)
         if collection:
             group(api, collection, policy=policy, critic=repo_id, dataset=_dataset(facts))
         return pushed
@@ -141,7 +119,7 @@ def push_pair(
         PairIncompleteError: the critic is pushed and the policy is not; the message says how to finish.
         HubError: before anything was pushed; a subclass says what.
     """
-    options = PushOptions(**_given(options))
+    said = _given(options)
     if critic is None:
         policy, critic, found = pair_directories(policy)
         pair = pair if pair is not None else found
@@ -155,28 +133,28 @@ def push_pair(
         if not is_main():
             return None
         api = hub_api(token)
-        names, base = PublicNames(api), options.base_model
+        names, base = PublicNames(api), said.base_model
         staged = {
             role: stage(source, role, Path(folder) / role, names, tokenizer=tokenizer, base_model=base)
             for role, source in sources.items()
         }
         pair = read_pair(pair)
-        check_fits(staged["policy"], staged["critic"], pair, sources)
+        check_fits(staged["policy"], staged["critic"], pair)
         # whatever can be wrong with either shows before one of them changes
         target = {
-            "critic": prepare(api, "critic", staged["critic"], critic_repo, options),
-            "policy": prepare(api, "policy", staged["policy"], policy_repo, options),
+            "critic": prepare(api, "critic", staged["critic"], critic_repo, said),
+            "policy": prepare(api, "policy", staged["policy"], policy_repo, said),
         }
-        partner = {role: _named(one, options) for role, one in target.items()}
+        named = {role: one.named(said.revision) for role, one in target.items()}
         shown = {"run_directory": run_directory or run_of(policy), "pair": pair}
-        files, card = _shown_of_critic(api, target["critic"], partner["policy"], evaluation=evaluation, **shown)
-        scores, policy_card = _shown_of_policy(api, target["policy"], partner["critic"], benchmarks, **shown)
-        facts = _facts(staged["critic"], options)
+        files, card = shown_of_critic(api, target["critic"], named["policy"], evaluation=evaluation, **shown)
+        scores, policy_card = shown_of_policy(api, target["policy"], named["critic"], benchmarks=benchmarks, **shown)
+        facts = _facts(staged["critic"], said)
         policy_facts = {**facts, **_policy_facts(pair, names)}
-        pushed = push(api, target["critic"], facts=facts, partner=partner["policy"], card=card, extra=files)
+        pushed = push(api, target["critic"], facts=facts, partner=named["policy"], card=card, extra=files)
         try:
             # a pull request has a revision of its own
-            partner = {**_named(target["critic"], replace(options, revision=pushed.revision)), "commit": pushed.commit}
+            partner = {**target["critic"].named(pushed.revision), "commit": pushed.commit}
             result = PushedPair(
                 critic=pushed,
                 policy=push(
@@ -185,20 +163,17 @@ def push_pair(
             )
         except Exception as error:
             raise PairIncompleteError(_what_is_where(pushed, target["policy"], error), pushed) from error
-        if options.tag:
-            tag_commit(api, result.critic, options.tag)
-            tag_commit(api, result.policy, options.tag)
+        if said.tag:
+            tag_commit(api, result.critic, said.tag)
+            tag_commit(api, result.policy, said.tag)
         if collection:
             group(api, collection, policy=policy_repo, critic=critic_repo, dataset=_dataset(facts))
         return result
 
 
-def _given(options: Mapping) -> dict:
-    """The options without those left at None, which means the default."""
-    unknown = set(options) - set(PushOptions.__dataclass_fields__)
-    if unknown:
-        raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r}")
-    return {name: value for name, value in options.items() if value is not None}
+def _given(options: Mapping) -> PushOptions:
+    """One that was left at None has its default."""
+    return PushOptions(**{name: value for name, value in options.items() if value is not None})
 
 
 def _on_disk(model, folder: Path, tokenizer, save_options) -> Path:
@@ -211,7 +186,7 @@ def _on_disk(model, folder: Path, tokenizer, save_options) -> Path:
 
 
 def _facts(staged: Staged, options: PushOptions) -> dict:
-    facts = critic_facts(staged.config)
+    facts = recorded_facts(staged.config)
     if options.dataset:
         facts["training"] = {**facts.get("training", {}), "dataset": options.dataset}
     return facts
@@ -219,30 +194,6 @@ def _facts(staged: Staged, options: PushOptions) -> dict:
 
 def _dataset(facts: Mapping) -> str | None:
     return facts.get("training", {}).get("dataset")
-
-
-def _named(target: Target, options: PushOptions) -> dict:
-    """As the other's record names it."""
-    named = {"role": target.role, "repo": target.state.repo_id, "files": target.digests()}
-    return named if options.revision == "main" else {**named, "revision": options.revision}
-
-
-def _shown_of_critic(api: HfApi, target: Target, partner, *, evaluation, **facts) -> tuple[dict, str | None]:
-    """What people look at: files of the evaluation, and the card."""
-    files = evaluation_files(evaluation, target, PublicNames(api)) if evaluation is not None else {}
-    if not target.options.card:
-        return files, None
-    return files, card_of_critic(api, target, partner, evaluation=evaluation, **facts)
-
-
-def _shown_of_policy(api: HfApi, target: Target, partner: Mapping, benchmarks, **facts) -> tuple[dict, str | None]:
-    scores = benchmark_files(benchmarks)
-    if not target.options.card:
-        return scores, None
-    return scores, card_of_policy(api, target, partner, benchmarks=benchmarks, **facts)
-
-
-POLICY_SETTINGS = ("algorithm", "gamma", "lam", "kl", "kl_coef", "reward_funcs", "reward_noise", "seed", "trainable")
 
 
 def _policy_facts(pair: Mapping | None, names: PublicNames) -> dict:

@@ -1,4 +1,4 @@
-"""What a run wrote down on its way: `run.json` and `metrics.jsonl`, thinned to tables that fit on a card."""
+"""What a run wrote down: its settings, and its metrics, thinned to tables that fit on a card."""
 
 import json
 import math
@@ -6,11 +6,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import CardError
-from .metric_names import METRICS
+from .evaluation import METRICS
 from .origins import read_object
 
 MOST_ROWS = 12
 EVALUATED = ("explained_variance", "crps", "mae", "coverage_80", "pit_ks")
+
+# Which settings a card shows, and in which order: no paths and nothing of the machine.
+OPTIMISATION = (
+    "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "bf16",
+)  # fmt: skip
+LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+
+# of train_critic.py
+CRITIC_RUN = (
+    "trainable", *LORA, "returns", "gamma", "lam", "target", "rows_per_step", "num_train_epochs", "max_steps",
+    "heads_learning_rate", *OPTIMISATION, "max_length", "append_eos", "best_metric", "seed",
+)  # fmt: skip
+# of train_dvpo.py, as far as they concern the critic
+CRITIC_ONLINE = (
+    "algorithm", "critic_trainable", "gamma", "critic_lam", "critic_target", "prompts_per_step", "num_generations",
+    "max_steps", "num_critic_epochs", "num_mini_batches", "critic_warmup_steps", "critic_learning_rate",
+    "heads_learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "bf16", "seed",
+)  # fmt: skip
+POLICY_RUN = (
+    "algorithm", "trainable", *LORA, "gamma", "lam", "length_adaptive_lam", "risk_measure", "risk_level",
+    "whiten_advantages", "aggregation", "kl", "kl_coef", "clip_low", "clip_high", "entropy_coef",
+    "bootstrap_truncated", "prompts_per_step", "num_generations", "max_steps", "num_epochs", "num_mini_batches",
+    *OPTIMISATION, "max_prompt_length", "max_completion_length", "max_turns", "temperature", "top_p", "top_k", "min_p",
+    "reward_weights", "critic_lam", "critic_learning_rate", "heads_learning_rate", "seed",
+)  # fmt: skip
+
+# A setting that says nothing while another has this value.
+MEANINGLESS = {
+    **{name: ("trainable", ("all", "heads", None)) for name in LORA},
+    "lam": ("returns", ("monte_carlo",)),
+    "target": ("returns", ("monte_carlo",)),
+    "kl_coef": ("kl", ("none",)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +107,21 @@ def check_same_run(history: History, known: dict, directory) -> None:
         )
 
 
+def hyperparameters(settings: dict, names: tuple[str, ...]) -> list[tuple[str, object]]:
+    """The settings of these names that were set and meant something."""
+    shown = []
+    for name in names:
+        value = settings.get(name)
+        other, values = MEANINGLESS.get(name, (None, ()))
+        silent = other in settings and settings[other] in values
+        if value is None or value == [] or silent or (name == "max_steps" and value == -1):
+            continue
+        if name == "max_turns" and not settings.get("environment"):
+            continue
+        shown.append((name, value))
+    return shown
+
+
 def evaluations(history: History, this_step: int | None) -> Table | None:
     """Held-out metrics of a critic's run by step, with the training loss up to there."""
     rows, loss = [], None
@@ -82,15 +130,15 @@ def evaluations(history: History, this_step: int | None) -> Table | None:
         if any(name.startswith("eval_") for name in line):
             rows.append((line["step"], [loss, *(_number(line.get(f"eval_{name}")) for name in EVALUATED)]))
     metric = history.settings.get("best_metric")
-    best = None
+    best, best_by = None, None
     if metric in METRICS and METRICS[metric].better:
-        values = [(line["step"], _number(line.get(f"eval_{metric}"))) for line in history.lines]
-        values = [(step, value) for step, value in values if value is not None]
+        measured = [(line["step"], _number(line.get(f"eval_{metric}"))) for line in history.lines]
+        values = [(step, value) for step, value in measured if value is not None]
         sign = 1 if METRICS[metric].better == "higher" else -1
-        best = max(values, key=lambda pair: sign * pair[1])[0] if values else None
+        if values:
+            best, best_by = max(values, key=lambda pair: sign * pair[1])[0], METRICS[metric].label
     labels = ["training loss", *(METRICS[name].label for name in EVALUATED)]
-    by = METRICS[metric].label if best is not None else None
-    return _table(labels, rows, keep=(best, this_step), best=best, best_by=by)
+    return _table(labels, rows, keep=(best, this_step), best=best, best_by=best_by)
 
 
 def updates(history: History, columns: dict[str, str], keep: int | None) -> Table | None:
