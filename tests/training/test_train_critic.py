@@ -426,7 +426,7 @@ GOOD = {"prompt": "What is 1 + 2?", "completion": "The answer is 3.", "reward": 
 CHAT = {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}], "reward": 1.0}
 BAD_ROWS = {
     "missing column": ([{"prompt": "1", "completion": "2", "score": 1.0}], "No column 'reward'"),
-    "empty file": ([], "is empty: a reward set needs at least one row"),
+    "empty file": ([], "is empty: a set needs at least one row"),
     "empty completion": ([GOOD, {**GOOD, "completion": ""}], "1 of 2 rows .* have an empty completion"),
     "nan": ([GOOD, {**GOOD, "reward": float("nan")}], "1 of 2 rows .* (NaN or infinite|have no reward)"),
     "infinite": ([GOOD, {**GOOD, "reward": float("inf")}], "1 of 2 rows .* (NaN or infinite|have no reward)"),

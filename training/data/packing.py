@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import RewardDataError
+
 
 class MicroBatch(NamedTuple):
     """Row indices that go through the model together.
@@ -214,6 +216,16 @@ class RewardCollator:
         batch["row_id"] = torch.tensor([int(row.get("row_id", place)) for place, row in enumerate(rows)])
         batch["truncated"] = torch.tensor([bool(row.get("truncated", False)) for row in rows])
         return batch
+
+
+def require_pad_token(tokenizer) -> int:
+    """The pad id, for the padded layout; the packed layout needs none."""
+    if tokenizer.pad_token_id is None:
+        raise RewardDataError(
+            "The tokenizer has no pad token, and rows of different lengths are padded: set `tokenizer.pad_token` "
+            "(`tokenizer.pad_token = tokenizer.eos_token` will do, padding is masked), or pack the rows."
+        )
+    return tokenizer.pad_token_id
 
 
 def packing_pays(model: torch.nn.Module) -> bool:

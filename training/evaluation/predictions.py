@@ -3,8 +3,7 @@
 import torch
 
 from ..algorithms.critic_loss import critic_quantiles
-from ..data.checks import require_pad_token
-from ..data.packing import RewardBatchSampler, RewardCollator, packing_pays
+from ..data.packing import RewardBatchSampler, RewardCollator, packing_pays, require_pad_token
 
 
 class Predictor:

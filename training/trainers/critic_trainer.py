@@ -20,11 +20,11 @@ from ..algorithms.critic_loss import (
 )
 from ..algorithms.held_out import evaluate, is_better
 from ..data.arguments import RewardDataArguments
-from ..data.checks import require_pad_token
 from ..data.packing import (
     RewardBatchSampler,
     RewardCollator,
     packing_pays,
+    require_pad_token,
     supports_packing,
 )
 from ..data.reward_sets import load_reward_data

@@ -24,8 +24,7 @@ from ..algorithms.policy_arguments import (
 )
 from ..algorithms.updates import PolicyUpdates
 from ..data.arguments import PromptArguments
-from ..data.checks import require_pad_token
-from ..data.packing import packing_pays, supports_packing
+from ..data.packing import packing_pays, require_pad_token, supports_packing
 from ..data.prompts import PromptSampler, load_prompts
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from ..engine.distributed import (

@@ -9,8 +9,7 @@ from tiny_models import tiny_config
 from modeling_dvpo.text.problems import DataError
 from modeling_dvpo.training.data.arguments import PromptArguments
 from modeling_dvpo.training.data.prompts import PromptSampler, load_prompts
-from modeling_dvpo.training.data.reward_sets import RewardDataError
-from modeling_dvpo.training.errors import ConfigError
+from modeling_dvpo.training.errors import ConfigError, RewardDataError
 from modeling_dvpo.training.run.config import parse_config
 
 USER = {"role": "user", "content": "hello"}

@@ -15,9 +15,8 @@ from transformers import HfArgumentParser, Qwen3Config
 
 from modeling_dvpo.text.problems import DataError
 from modeling_dvpo.training.data.arguments import RewardDataArguments
-from modeling_dvpo.training.data.checks import PROBLEMS, require_pad_token
-from modeling_dvpo.training.data.packing import RewardBatchSampler, RewardCollator
-from modeling_dvpo.training.data.reward_sets import RewardDataError, load_reward_data
+from modeling_dvpo.training.data.packing import RewardBatchSampler, RewardCollator, require_pad_token
+from modeling_dvpo.training.data.reward_sets import PROBLEMS, RewardDataError, load_reward_data
 
 GENERATION_TEMPLATE = (
     "{% for message in messages %}<s>{{ message.role }}: {% if message.role == 'assistant' %}"
@@ -424,7 +423,7 @@ class TestSources:
                 self.load(tmp_path / name, tiny_tokenizer, **arguments)
 
         refused("none.jsonl", "There is no file")
-        refused("empty.jsonl", "is empty: a reward set needs at least one row", "\n")
+        refused("empty.jsonl", "is empty: a set needs at least one row", "\n")
         refused("empty.csv", "has no rows", "prompt,completion,reward\n")
         refused("rows.txt", "is not one of .jsonl, .json, .parquet, .csv", "hello")
         refused("broken.jsonl", "cannot be read", '{"prompt": ')

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, Qwen3Config
 
-from modeling_dvpo.training.data.reward_sets import score_rows
+from modeling_dvpo.training.data.row_scores import score_rows
 from modeling_dvpo.training.data.rows import Row
 from modeling_dvpo.training.errors import RewardDataError, RewardFunctionError
 from modeling_dvpo.training.rewards.functions import (
