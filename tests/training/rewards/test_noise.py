@@ -1,6 +1,5 @@
 """Reward noise: what each kind does, how often, and what its draws depend on."""
 
-import asyncio
 import re
 import sys
 import types
@@ -10,10 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest
 
-from modeling_dvpo.training.errors import ConfigError, RewardFunctionError
-from modeling_dvpo.training.rewards import noise as reward_noise
-from modeling_dvpo.training.rewards.functions import call_reward_functions
-from modeling_dvpo.training.rewards.noise import NoisyReward, corrupt, parse_reward_noise
+from modeling_dvpo.training.errors import ConfigError
+from modeling_dvpo.training.rewards.noise import corrupt, parse_reward_noise
 from modeling_dvpo.training.rewards.noise_kinds import Scored
 
 NUM_SAMPLES = 4000
@@ -271,67 +268,3 @@ class TestRefusals:
     def test_repeated_samples(self):
         with pytest.raises(ValueError, match="Two samples have one id"):
             apply("bias=1", [0.0, 1.0], sample_ids=[4, 4])
-
-
-def ones(completions, **_):
-    return [1.0] * len(completions)
-
-
-def call(function, prompts, **columns):
-    size = len(prompts)
-    return function(prompts=prompts, completions=["7"] * size, completion_ids=[[5]] * size, **columns)
-
-
-class TestNoisyReward:
-    def test_numbers_its_calls(self):
-        noisy = NoisyReward(ones, ["gaussian=1"], seed=5)
-        assert noisy.__name__ == "ones"
-        calls = call(noisy, ["p"] * 3) + call(noisy, ["p"] * 2)
-        assert calls == apply("gaussian=1", [1.0] * 5, seed=5)
-
-    def test_ranks_draw_apart(self, monkeypatch):
-        """Each rank makes its own object and would count 0, 1, … like the others."""
-        monkeypatch.setattr(reward_noise, "world_size", lambda: 2)
-        monkeypatch.setattr(reward_noise, "rank", lambda: 1)
-        expected = apply("gaussian=1", [1.0] * 3, sample_ids=[1, 3, 5])
-        assert call(NoisyReward(ones, ["gaussian=1"]), ["p"] * 3) == expected
-
-    def test_ids_of_the_trainer_are_used_and_do_not_reach_the_function(self):
-        def strict(prompts, completions, completion_ids):
-            return [1.0] * len(prompts)
-
-        noisy = NoisyReward(strict, ["gaussian=1"])
-        sample_ids = [30, 31]
-        expected = apply("gaussian=1", [1.0] * 2, sample_ids=sample_ids)
-        assert call(noisy, ["p"] * 2, sample_ids=sample_ids, group_ids=[0, 1]) == expected
-        assert call(noisy, ["p"] * 2, sample_ids=sample_ids) == expected
-
-    @pytest.mark.usefixtures("answers")
-    def test_groups_are_equal_prompts(self):
-        noisy = NoisyReward(ones, ["majority_vote=some_answers:last_number"])
-        chats = [[{"role": "user", "content": text}] for text in ("a", "b", "a", "b", "a")]
-        options = dict(completions=["1", "1", "2", "3", "2"], completion_ids=[[5]] * 5)
-        assert noisy(prompts=chats, **options) == [0.0, 1.0, 1.0, 0.0, 1.0]
-        assert noisy(prompts=["a"] * 5, group_ids=[0, 0, 0, 1, 1], **options) == [1.0, 1.0, 0.0, 1.0, 0.0]
-
-    def test_none_stays_none_and_columns_arrive(self):
-        def where(answer, **_):
-            return answer
-
-        assert call(NoisyReward(where, ["bias=1"]), ["p"] * 3, answer=[None, 2.0, None]) == [None, 3.0, None]
-
-    def test_asynchronous_functions(self):
-        async def judge(completions, **_):
-            await asyncio.sleep(0)
-            return [1.0] * len(completions)
-
-        assert call(NoisyReward(judge, ["bias=1"]), ["p"]) == [2.0]
-
-    def test_among_reward_functions(self):
-        def broken(**_):
-            raise KeyError("answer")
-
-        options = dict(prompts=["p"], completions=["7"], completion_ids=[[5]], columns={})
-        assert call_reward_functions([NoisyReward(ones, ["flip=1"]), ones], **options) == [[0.0], [1.0]]
-        with pytest.raises(RewardFunctionError, match="function 'broken' raised KeyError"):
-            call_reward_functions([NoisyReward(broken, ["flip=1"])], **options)
