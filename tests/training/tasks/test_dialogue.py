@@ -116,21 +116,11 @@ CASES = [
     (HOTEL, ["ask people", "ask stars", "book hotel;day=fri;people=3;stars=4"], 0, 1, 2 / 3),  # not what was put right
     (HOTEL, ["ask people", "book hotel;day=sat;people=3;stars=4"], 1, 3 / 4, 1),  # a lucky guess is a completed task
     (HOTEL, ["ask people", "book hotel;day=sat;people=3"], 0, 3 / 4, 2 / 3),
-    (
-        HOTEL,
-        ["book hotel;day=sat;people=3;stars=4"],
-        1,
-        1 / 4,
-        1,
-    ),  # all guessed: three to learn, only the booking done
+    # all guessed: three to learn, only the booking done
+    (HOTEL, ["book hotel;day=sat;people=3;stars=4"], 1, 1 / 4, 1),
     (HOTEL, ["ask people", "ask stars", "book hotel;day=sat;people=3;stars=4;area=west"], 0, 1, 3 / 4),  # not wanted
-    (
-        HOTEL,
-        ["ask people", "ask stars", "book hotel;day=sat;day=fri;people=3;stars=4"],
-        0,
-        3 / 4,
-        0,
-    ),  # twice: no booking
+    # twice: no booking
+    (HOTEL, ["ask people", "ask stars", "book hotel;day=sat;day=fri;people=3;stars=4"], 0, 3 / 4, 0),
     (HOTEL, ["ask people", "ask stars", "book hotel;day=sat;day=sat;people=3;stars=4"], 0, 3 / 4, 0),
     (HOTEL, ["ask people", "ask stars", "book train;day=sat;people=3;stars=4"], 0, 3 / 4, 0),  # the wrong service
     (HOTEL, ["ask people", "ask stars", "book hotel;day=sat;people=3;stars="], 0, 3 / 4, 0),  # cut short
