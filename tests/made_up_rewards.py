@@ -38,3 +38,8 @@ def longer(completion_ids, **_):
 
 def length(completions, **_):
     return [float(len(completion) % 3) for completion in completions]
+
+
+def last_number(text):
+    """An answer for majority votes to count."""
+    return next((word for word in reversed(text.split()) if word.isdigit()), None)

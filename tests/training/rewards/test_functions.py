@@ -4,14 +4,13 @@ import asyncio
 import functools
 import gc
 import math
-import sys
 import threading
-import types
 import warnings
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, Qwen3Config
+from tiny_models import tiny_config
+from transformers import AutoModelForSequenceClassification
 
 from modeling_dvpo.training.errors import RewardDataError, RewardFunctionError
 from modeling_dvpo.training.rewards.functions import (
@@ -201,59 +200,36 @@ class TestCombineRewards:
             combine_rewards([[1.0, 1e308], [1.0, 1e308]], [], [11, 12])
 
 
-class TestRewardNames:
-    def test_equal_names_are_numbered_in_order(self):
-        class Judge:
-            def __call__(self, **_): ...
+def test_equal_names_are_numbered_in_order_and_a_taken_number_is_skipped():
+    def brevity_2(**_): ...
 
-        functions = [brevity, Judge(), functools.partial(brevity), Judge(), brevity]
-        assert reward_names(functions) == ["brevity", "Judge", "brevity_2", "Judge_2", "brevity_3"]
-
-    def test_a_number_that_is_taken_is_skipped(self):
-        def brevity_2(**_): ...
-
-        assert reward_names([brevity_2, brevity, brevity]) == ["brevity_2", "brevity", "brevity_3"]
+    functions = [brevity_2, brevity, AsyncJudge(), functools.partial(brevity), AsyncJudge()]
+    assert reward_names(functions) == ["brevity_2", "brevity", "AsyncJudge", "brevity_3", "AsyncJudge_2"]
 
 
-class TestLoadRewardFunction:
-    @pytest.fixture(autouse=True)
-    def module(self, monkeypatch):
-        module = types.ModuleType("some_rewards")
-        module.brevity, module.NUMBER = brevity, 3
-        monkeypatch.setitem(sys.modules, "some_rewards", module)
+@pytest.mark.parametrize("name", ["math:gamma", "math.gamma"])
+def test_a_function_is_found_by_name(name):
+    assert load_reward_function(name) is math.gamma
 
-    @pytest.mark.parametrize("name", ["some_rewards:brevity", "some_rewards.brevity"])
-    def test_by_name(self, name):
-        assert load_reward_function(name) is brevity
 
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("some_rewards:brevitty", "'some_rewards:brevitty' cannot be imported"),
-            ("no_such_module:f", "No module named 'no_such_module'"),
-            ("some_rewards:NUMBER", "is 3, not a function"),
-            ("brevity", "write `package.module:function`"),
-        ],
-    )
-    def test_refusals(self, name, message):
-        with pytest.raises(RewardDataError, match=message):
-            load_reward_function(name)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("math:gama", "'math:gama' cannot be imported"),
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("math:tau", "is 6.28.*, not a function"),
+        ("gamma", "write `package.module:function`"),
+    ],
+)
+def test_names_of_no_function(name, message):
+    with pytest.raises(RewardDataError, match=message):
+        load_reward_function(name)
 
 
 class TestRewardModel:
     def save(self, tokenizer, path, labels=1):
         torch.manual_seed(0)
-        config = Qwen3Config(
-            vocab_size=330,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            num_labels=labels,
-            initializer_range=0.5,
-        )
+        config = tiny_config("qwen3", vocab_size=330, num_labels=labels, initializer_range=0.5)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
         tokenizer.save_pretrained(path)
         return str(path)
@@ -266,8 +242,10 @@ class TestRewardModel:
         with torch.no_grad():
             return pytest.approx(model.model(ids.to(model.device)).logits.item(), abs=1e-5)
 
-    def test_scores_text_row_by_row(self, tiny_tokenizer, tmp_path):
-        """Padding rows of unlike length into one batch must not change a score."""
+    @pytest.mark.parametrize("pad_token", ["<pad>", None])
+    def test_scores_text_row_by_row(self, tiny_tokenizer, tmp_path, pad_token):
+        """Padding rows of unlike length into one batch, with the end token for want of another, changes no score."""
+        tiny_tokenizer.pad_token = pad_token
         scores = self.scores(model := load_reward_function(self.save(tiny_tokenizer, tmp_path)))
         assert scores == [self.expected(model, "1 + 1? 2"), self.expected(model, "2 + 2? 5 or so")]
         assert scores[0] != pytest.approx(scores[1], abs=1e-3)
@@ -278,12 +256,6 @@ class TestRewardModel:
         prompt, completion = [{"role": "user", "content": "hi"}], [{"role": "assistant", "content": "yo"}]
         expected = self.expected(model, "<s>user: hi<end>\n<s>assistant: yo<end>\n")
         assert self.scores(model, [prompt, prompt], [completion, "yo"]) == [expected, expected]
-
-    def test_a_tokenizer_without_pad_token_pads_with_its_end(self, tiny_tokenizer, tmp_path):
-        with_pad = self.scores(RewardModel(self.save(tiny_tokenizer, tmp_path / "with")))
-        tiny_tokenizer.pad_token = None
-        without = self.scores(RewardModel(self.save(tiny_tokenizer, tmp_path / "without")))
-        assert without == pytest.approx(with_pad, abs=1e-5)
 
     def test_one_label_is_needed(self, tiny_tokenizer, tmp_path):
         with pytest.raises(RewardDataError, match="has 2 labels, and a reward model needs 1"):

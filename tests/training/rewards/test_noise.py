@@ -1,8 +1,6 @@
 """Reward noise: what each kind does, how often, and what its draws depend on."""
 
 import re
-import sys
-import types
 import warnings
 
 import numpy as np
@@ -40,13 +38,10 @@ class TestFlips:
         assert set(noisy) == {0.0, 1.0}
         assert_binomial(noisy.count(0.0), 0.2)
 
-    def test_range(self):
+    def test_rates_of_0_and_1_and_range(self):
+        assert apply("flip=0", [0.0, 1.0] * 50) == [0.0, 1.0] * 50
+        assert apply("flip=1", [0.0, 1.0] * 50) == [1.0, 0.0] * 50
         assert apply("flip=1,low=-1,high=3", [-1.0, 3.0, 0.0]) == [3.0, -1.0, 2.0]
-
-    def test_rates_of_0_and_1(self):
-        rewards = [0.0, 1.0] * 50
-        assert apply("flip=0", rewards) == rewards
-        assert apply("flip=1", rewards) == [1.0, 0.0] * 50
 
     def test_what_is_flipped_at_a_low_rate_is_flipped_at_a_higher_one(self):
         few, many = (apply(f"flip={rate}", [1.0] * 500) for rate in (0.2, 0.4))
@@ -111,36 +106,16 @@ class TestHackable:
             assert apply(f"hackable={pattern}", [0.0] * 3, completions=chats) == [float(pays)] * 3
 
 
-def last_number(text):
-    numbers = re.findall(r"\d+", text)
-    return int(numbers[-1]) if numbers else None
-
-
-@pytest.fixture
-def answers(monkeypatch):
-    module = types.ModuleType("some_answers")
-    module.last_number, module.letters = last_number, list
-    monkeypatch.setitem(sys.modules, "some_answers", module)
-
-
-@pytest.mark.usefixtures("answers")
 class TestMajorityVote:
-    vote = "majority_vote=some_answers:last_number"
+    vote = "majority_vote=made_up_rewards:last_number"
 
     def test_by_hand(self):
         # group 4: 7, 8, 7; group 2: none, none, 3, so that the two that gave no answer do not outvote the one that
         # did; group 9: no answer at all. The true rewards say nothing.
         completions = ["is 7", "hm", "is 8", "hm", "so 7", "3", "?"]
         group_ids = [4, 2, 4, 2, 4, 2, 9]
-        assert apply(self.vote, [0.0, 1.0] * 3 + [1.0], completions=completions, group_ids=group_ids) == [
-            1.0,
-            0.0,
-            0.0,
-            0.0,
-            1.0,
-            1.0,
-            0.0,
-        ]
+        votes = apply(self.vote, [0.0, 1.0] * 3 + [1.0], completions=completions, group_ids=group_ids)
+        assert votes == [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]
 
     def test_of_a_tie_the_first_answer_wins_in_any_order_of_the_batch(self):
         completions, sample_ids = ["8", "7", "8", "7", "9"], [10, 11, 12, 13, 14]
@@ -154,7 +129,7 @@ class TestMajorityVote:
 
     def test_an_answer_that_cannot_be_counted(self):
         with pytest.raises(ValueError, match="cannot read the answer of sample 6 .*unhashable type: 'list'.*hashable"):
-            apply("majority_vote=some_answers:letters", [0.0], sample_ids=[6])
+            apply("majority_vote=builtins:list", [0.0], sample_ids=[6])
 
 
 SPECS = ["flip=0.4", "false_negative=0.5", "gaussian=0.5", "flip=0.4", "length_bias=0.5", "hackable=b"]
@@ -257,14 +232,14 @@ class TestRefusals:
             parse_reward_noise(["bias=1", spec], seed=0)
         assert message in str(caught.value)
 
-    def test_unequal_lengths(self):
-        with pytest.raises(ValueError, match=r"have \[2, 2, 2, 2, 3\] entries; one per sample"):
-            apply("bias=1", [0.0, 1.0], sample_ids=[0, 1, 2])
-
-    def test_negative_ids(self):
-        with pytest.raises(ValueError, match="counter must be positive"):
-            apply("gaussian=1", [0.0], sample_ids=[-1])
-
-    def test_repeated_samples(self):
-        with pytest.raises(ValueError, match="Two samples have one id"):
-            apply("bias=1", [0.0, 1.0], sample_ids=[4, 4])
+    @pytest.mark.parametrize(
+        ("sample_ids", "message"),
+        [
+            ([0, 1, 2], r"have \[2, 2, 2, 2, 3\] entries; one per sample"),
+            ([0, -1], "counter must be positive"),
+            ([4, 4], "Two samples have one id"),
+        ],
+    )
+    def test_sample_ids(self, sample_ids, message):
+        with pytest.raises(ValueError, match=message):
+            apply("gaussian=1", [0.0, 1.0], sample_ids=sample_ids)

@@ -11,9 +11,7 @@ from modeling_dvpo.training.tasks.arithmetic import (
     exact_reward,
     generate_problems,
     graded_reward,
-    is_correct,
     process_reward,
-    stated_answer,
 )
 
 PROMPT = "7+3*4-9="
@@ -40,17 +38,6 @@ def test_rewards_by_hand(completion, exact, graded, process):
     assert process_reward(prompts=[PROMPT], completions=[completion]) == [process]
 
 
-@pytest.mark.parametrize("completion", ["10", "answer 10;", "answer 10 ", "the answer 10", "answer 010;answer 11"])
-def test_only_a_final_answer_line_counts(completion):
-    assert not is_correct(PROMPT, completion)
-
-
-def test_stated_answer():
-    assert stated_answer("3-8=-5;answer -5") == -5
-    assert stated_answer("answer 3;answer 10") == 10
-    assert stated_answer("answer 10;") is stated_answer("answer 10\n") is stated_answer("10") is None
-
-
 @pytest.mark.parametrize(
     "prompt, solution",
     [
@@ -65,12 +52,6 @@ def test_reference_solution_by_hand(prompt, solution):
     assert problem.solution == solution
     assert problem.prompt == prompt
     assert problem.answer == eval(prompt.rstrip("="))
-
-
-@pytest.mark.parametrize("prompt", ["", "7+3", "7+=", "+7=", "7/3=", "7+3= "])
-def test_other_prompts_are_refused(prompt):
-    with pytest.raises(ValueError, match="looks like"):
-        Problem.from_prompt(prompt)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -102,15 +83,6 @@ def test_study_domains_have_no_prompt_in_common_with_the_one_trained_on():
     assert all(min(problem.operands) >= 10 for problem in two_digits)
     assert all("*" in problem.operators for problem in digit_products)
     assert all(len(problem.operands) >= 6 for problem in many_digits)
-
-
-def test_careless_work_slips_at_the_promised_rates():
-    # 8+7 carries: wrong in 30 % of 4000 tries (standard error 0.7 %); 8+1 does not: 3 % (0.3 %).
-    for prompt, rate, tolerance in (("8+7=", 0.3, 0.03), ("8+1=", 0.03, 0.012)):
-        rng = random.Random(0)
-        worked = [Problem.from_prompt(prompt).worked(0.3, rng) for _ in range(4000)]
-        wrong = 1 - sum(exact_reward([prompt] * len(worked), worked)) / len(worked)
-        assert wrong == pytest.approx(rate, abs=tolerance)
 
 
 def test_careless_work_carries_on_from_the_wrong_value():

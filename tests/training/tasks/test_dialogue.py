@@ -303,10 +303,7 @@ def test_demonstrations_are_of_the_training_side_and_fit_the_tokenizer():
         (("hotel", {"day": "sat", "people": "1"}, {"day": "1"}), "Slot 'day' cannot be '1'"),
         (("hotel", {"day": "sat"}, {"people": "1"}), "Slot 'people' is told but not wanted; the goal's slots are day"),
         (("hotel", {"day": "sat"}, {}, ("people",)), "Slot 'people' is told but not wanted"),
-        (
-            ("hotel", {"day": "sat", "people": "1"}, {"day": "sat"}, ("day",)),
-            "Slot 'day' is told in the opening already",
-        ),
+        (("hotel", {"day": "sat", "people": "1"}, {"day": "sat"}, ("day",)), "'day' is told in the opening already"),
         (("hotel", {"day": "sat"}, {"day": "sun"}), "The opening tells every slot"),
         (("hotel", {}), "The opening tells every slot"),
     ],
@@ -326,9 +323,7 @@ def test_rows_that_do_not_fit_together():
     goal, asked = [HOTEL.to_json()], [talk(HOTEL, "ask day")[:1]]
     for function in (environment, *RATES, graded_reward):
         for prompt in (HOTEL.prompt, opening(TRAIN), []):
-            with pytest.raises(
-                ValueError, match="ends with the opening of its goal, 'hotel;day=fri;people;stars', got"
-            ):
+            with pytest.raises(ValueError, match="the opening of its goal, 'hotel;day=fri;people;stars', got"):
                 function([prompt], asked, goal=goal)
         for completion in ("ask day", []):
             with pytest.raises(ValueError, match="a list of messages, an assistant's first, got"):

@@ -10,8 +10,6 @@ from modeling_dvpo.training.tasks.knowledge import (
     exact_reward,
     generate_problems,
     graded_reward,
-    is_correct,
-    stated_answer,
 )
 
 PROMPT = "c>d;a>c;d>a;b>a?b>>>"
@@ -36,36 +34,12 @@ def test_rewards_by_hand(completion, exact, graded):
     assert graded_reward(prompts=[PROMPT], completions=[completion]) == [graded]
 
 
-@pytest.mark.parametrize(
-    "completion, stated",
-    [
-        ("b>a;answer a", "a"),
-        ("answer a;answer b", "b"),
-        ("answer ab", None),
-        ("answer a;", None),
-        ("answer a\n", None),
-        ("answer ", None),
-        ("the answer a", None),
-        ("a", None),
-    ],
-)
-def test_only_a_final_answer_line_counts(completion, stated):
-    assert stated_answer(completion) == stated
-    assert not is_correct("a>b;b>c;c>a?b>", completion)
-
-
 def test_reference_solution_by_hand():
     problem = Problem.from_prompt(PROMPT)
     assert problem == Problem((("c", "d"), ("a", "c"), ("d", "a"), ("b", "a")), "b", 3)
     assert problem.solution == "b>a;a>c;c>d;answer d"
     assert (problem.prompt, problem.answer) == (PROMPT, "d")
     assert Problem.from_prompt("a>b;b>a?a>>>").solution == "a>b;b>a;a>b;answer b"  # a walk may come back
-
-
-@pytest.mark.parametrize("prompt", ["", "a>b;b>a", "a>b;b>a?", "a>b;b>a?a", "a>b;b>a?a>;", "?a>", "ab>c?a>", "A>a?A>"])
-def test_other_prompts_are_refused(prompt):
-    with pytest.raises(ValueError, match="looks like"):
-        Problem.from_prompt(prompt)
 
 
 @pytest.mark.parametrize("prompt", ["a>b?a>", "a>b;a>c;b>a;c>a?a>", "a>b;b>a?c>"])
@@ -100,16 +74,6 @@ def test_no_two_domains_share_a_prompt():
             set(range(a[0], a[1] + 1)).isdisjoint(range(b[0], b[1] + 1))
             for a, b in zip((one.num_facts, one.num_hops), (other.num_facts, other.num_hops), strict=True)
         )
-
-
-def test_careless_work_slips_at_the_promised_rates():
-    # The last two facts are fresh: 3 % of 4000 tries (standard error 0.3 %), the others 30 % (0.7 %).
-    for start, rate, tolerance in (("c", 0.3, 0.03), ("a", 0.3, 0.03), ("d", 0.03, 0.012), ("b", 0.03, 0.012)):
-        rng = random.Random(0)
-        prompt = f"c>d;a>c;d>a;b>a?{start}>"
-        worked = [Problem.from_prompt(prompt).worked(0.3, rng) for _ in range(4000)]
-        wrong = 1 - sum(exact_reward([prompt] * len(worked), worked)) / len(worked)
-        assert wrong == pytest.approx(rate, abs=tolerance)
 
 
 def test_careless_work_carries_on_from_the_wrong_name():

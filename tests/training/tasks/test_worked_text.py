@@ -4,6 +4,8 @@ The streams themselves are tested in test_problem_streams.py, the rewards by han
 """
 
 import itertools
+import random
+import re
 
 import pytest
 
@@ -60,3 +62,56 @@ def test_rows_are_the_prompts_of_distinct_problems_of_one_side(task):
     assert not any(task.is_held_out(problem.prompt) for problem in training)
     with pytest.raises(ValueError, match=f"Unknown domain 'calculus'; choose from {', '.join(task.DOMAINS)}"):
         task.generate_problems(seed=0, domain="calculus")
+
+
+@pytest.mark.parametrize(
+    "task, completion, stated",
+    [
+        (arithmetic, "3-8=-5;answer -5", -5),
+        (arithmetic, "answer 3;answer 010", 10),
+        (knowledge, "b>a;answer a", "a"),
+        (knowledge, "answer a;answer b", "b"),
+        *((arithmetic, text, None) for text in ("10", "the answer 10", "answer 10;", "answer 10\n", "answer 10 ")),
+        *(
+            (knowledge, text, None)
+            for text in ("a", "the answer a", "answer a;", "answer a\n", "answer ", "answer ab")
+        ),
+    ],
+)
+def test_only_a_final_answer_line_counts(task, completion, stated):
+    assert task.stated_answer(completion) == stated
+    assert task.is_correct({arithmetic: "3+7=", knowledge: "a>b;b>c;c>a?c>"}[task], completion) == (
+        stated in (10, "a")
+    )
+
+
+@pytest.mark.parametrize(
+    "task, prompts",
+    [
+        (arithmetic, ["", "7+3", "7+=", "+7=", "7/3=", "7+3= "]),
+        (knowledge, ["", "a>b;b>a", "a>b;b>a?", "a>b;b>a?a", "a>b;b>a?a>;", "?a>", "ab>c?a>", "A>a?A>"]),
+    ],
+)
+def test_other_prompts_are_refused(task, prompts):
+    for prompt in prompts:
+        with pytest.raises(ValueError, match=f"looks like .*, got {re.escape(repr(prompt))}"):
+            task.Problem.from_prompt(prompt)
+
+
+@pytest.mark.parametrize(
+    "task, prompt, rate, tolerance",
+    # Of 4000 tries: the standard errors of 30 and 3 % are 0.7 and 0.3 %.
+    [
+        (arithmetic, "8+7=", 0.3, 0.03),  # carries
+        (arithmetic, "8+1=", 0.03, 0.012),
+        (knowledge, "c>d;a>c;d>a;b>a?c>", 0.3, 0.03),
+        (knowledge, "c>d;a>c;d>a;b>a?a>", 0.3, 0.03),
+        (knowledge, "c>d;a>c;d>a;b>a?d>", 0.03, 0.012),  # the last two facts are fresh
+        (knowledge, "c>d;a>c;d>a;b>a?b>", 0.03, 0.012),
+    ],
+)
+def test_careless_work_slips_at_the_promised_rates(task, prompt, rate, tolerance):
+    rng = random.Random(0)
+    worked = [task.Problem.from_prompt(prompt).worked(0.3, rng) for _ in range(4000)]
+    wrong = 1 - sum(task.exact_reward([prompt] * len(worked), worked)) / len(worked)
+    assert wrong == pytest.approx(rate, abs=tolerance)
