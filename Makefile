@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FLOOR := $(CURDIR)/.venv-floor
 
-.PHONY: demo test test-slow lint wheel clean
+.PHONY: demo test test-slow test-floor lint docs wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/arithmetic/demo.py --output_dir outputs/demo
@@ -19,9 +20,28 @@ test-slow: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
+# Writes the pages' tables anew from the code, and the site to build/docs; a broken link is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m docs.tables
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# what an earlier build left would be packed again
 wheel: $(INSTALLED)
+	rm -rf build/lib dist
 	$(BIN)/python -m build --wheel --no-isolation
+
+# The wheel in a fresh environment with the oldest versions it asks for: a command from another directory, the core's tests.
+test-floor: wheel
+	rm -rf $(FLOOR)
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --constraint constraints-floor.txt "$$(ls dist/*.whl)[cards,evaluate,peft,train]" \
+		hypothesis pytest pytest-xdist scipy
+	cd / && $(FLOOR)/bin/dvpo train-critic --help > /dev/null
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/pytest -n auto -m "not slow" tests/critic tests/inference tests/metrics tests/text \
+		tests/test_auto.py tests/test_auto_refusals.py tests/test_returns.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,4 +49,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) outputs build dist *.egg-info

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
@@ -56,7 +57,7 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
         torch.Size([1, 5, 3, 200])
     """
 
-    _model_mapping = _CriticMapping()
+    _model_mapping: Any = _CriticMapping()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):

@@ -26,7 +26,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.argv = [f"dvpo {arguments[0]}", *arguments[1:]]  # as if its file had been run
         script.exit_with_sentence(script.main)
         return
-    parser = argparse.ArgumentParser(prog="dvpo", description="Distributional critics: train, see, share, load.")
+    parser = argparse.ArgumentParser(
+        prog="dvpo",
+        description="Distributional critics: train, see, share, load.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=24),
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (module, summary) in {**SCRIPTS, **COMMANDS}.items():
         subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from transformers import PreTrainedModel
 
 from .ranks import barrier, is_main, world_size
 
@@ -32,7 +32,7 @@ def write_whole(directory, write: Callable[[Path], None]) -> None:
     barrier()
 
 
-def save_language_model(model: torch.nn.Module, directory: Path) -> None:
+def save_language_model(model: PreTrainedModel, directory: Path) -> None:
     """`save_pretrained`, sharded or not: the weights are gathered and rank 0 writes; every rank must call it."""
     if world_size() == 1:
         model.save_pretrained(directory)

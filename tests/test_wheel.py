@@ -1,11 +1,13 @@
 """The wheel: what is in it, and that it works away from the checkout."""
 
+import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from tiny_models import tiny_causal_lm
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,15 +42,29 @@ def test_it_holds_every_module_and_data_file(wheel):
     assert expected | {"modeling_dvpo/py.typed"} <= names
 
 
-def test_it_works_from_any_directory(wheel, tmp_path):
-    site = tmp_path / "site"
+def test_a_command_runs_from_any_directory(wheel, tiny_tokenizer, tmp_path):
+    """`dvpo train-critic` with one of our recipes, away from the checkout."""
+    site, model = tmp_path / "site", tmp_path / "model"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    tiny_causal_lm("qwen3", vocab_size=len(tiny_tokenizer)).save_pretrained(model)
+    tiny_tokenizer.save_pretrained(model)
+    rows = [{"prompt": "What is 2 + 3?", "completion": f"The answer is {i}.", "reward": i % 2} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import modeling_dvpo, modeling_dvpo.training.train_critic as script\n"
-        "assert modeling_dvpo.__file__.startswith(sys.argv[1]) and script.__file__.startswith(sys.argv[1])\n"
-        "print(modeling_dvpo.quantile_levels(2).tolist())\n"
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import modeling_dvpo.cli\n"
+        "assert modeling_dvpo.__file__.startswith(sys.path[0])\n"
+        "modeling_dvpo.cli.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, site], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.strip() == "[0.25, 0.75]", done.stderr
+    settings = [
+        "--model_name_or_path=model",
+        "--dataset=rows.jsonl",
+        "--output_dir=run",
+        "--max_steps=1",
+        "--eval_steps=0",
+    ]
+    command = [sys.executable, "-c", code, str(site), "train-critic", "demo.yaml", *settings]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "last" / "model.safetensors").is_file()

@@ -11,9 +11,7 @@ with --resume. docs/evaluate_critic.md has the settings, the files and what each
 import sys
 from pathlib import Path
 
-if (
-    not __package__
-):  # run as a file (PEP 366): ours as a package, and none of our folders in front of the user's modules
+if not __package__:  # run as a file (PEP 366): a part of its package, and no room of ours before a user's module
     here = Path(__file__).resolve().parent
     sys.path[:] = [str(here.parent), *(path for path in sys.path if Path(path).resolve() != here)]
     __package__ = "modeling_dvpo.training"

@@ -121,7 +121,8 @@ def at_levels(targets: Tensor, num_quantiles: int) -> Tensor:
 
 
 def _tail_sizes(atoms: Tensor, alpha: float, beta: float) -> tuple[int, int]:
-    return tuple(max(1, math.ceil(share * atoms.shape[-1] - 1e-9)) for share in (alpha, beta))
+    lower, upper = (max(1, math.ceil(share * atoms.shape[-1] - 1e-9)) for share in (alpha, beta))
+    return lower, upper
 
 
 def _variance(atoms: Tensor) -> Tensor:

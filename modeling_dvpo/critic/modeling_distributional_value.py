@@ -14,6 +14,7 @@ import functools
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -63,10 +64,15 @@ class DistributionalValueOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class DistributionalValueMixin:
+# behind the mixin stands a family's PreTrainedModel, in every class that is made of it
+_Family: Any = object
+
+
+class DistributionalValueMixin(_Family):
     """Turns a family's `PreTrainedModel` class into its critic; see `distributional_value_class`."""
 
     _auto_class = "AutoModel"
+    backbone_class: type[PreTrainedModel]
     accepts_loss_kwargs = True
 
     def __init__(self, config: PreTrainedConfig, critic_settings: dict | None = None):
@@ -187,7 +193,7 @@ class DistributionalValueMixin:
             if config.num_quantiles == 1:
                 quantiles = returns.mean().reshape(1)
             for parameter in heads.parameters():
-                parameter._is_hf_initialized = False
+                setattr(parameter, "_is_hf_initialized", False)  # noqa: B010  (transformers' own mark)
             heads.reset((quantiles - mean) / scale)
         elif type(heads) is LinearQuantileHeads:
             heads.weight.mul_(config.return_scale / scale)
@@ -333,7 +339,7 @@ def distributional_value_class(config_class: type[PreTrainedConfig]) -> type[Pre
     """
     config_class = critic_config_class(config_class)
     backbone_class, causal_class = family_classes(config_class)
-    family = next(c for c in causal_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
+    family: type[PreTrainedModel] = next(c for c in causal_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
     attributes = {
         "__module__": __name__,
         "__doc__": f"Distributional critic on {backbone_class.__name__}; see `DistributionalValueMixin`.",
@@ -359,7 +365,7 @@ def __getattr__(name: str):
         config_name = name.removesuffix(CLASS_SUFFIX) + "Config"
         for model_type, known in CONFIG_MAPPING_NAMES.items():
             if known == config_name:
-                return distributional_value_class(CONFIG_MAPPING[model_type])
+                return distributional_value_class(CONFIG_MAPPING[model_type])  # type: ignore[arg-type]
         for config_class in CONFIG_MAPPING._extra_content.values():
             if config_class.__name__ == config_name:
                 return distributional_value_class(config_class)

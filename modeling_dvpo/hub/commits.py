@@ -106,7 +106,7 @@ def open_repository(api: HfApi, repo_id: str, *, revision: str = "main", private
         private: of a new repository (None: public). One that exists must be as asked for.
 
     Raises:
-        AccessError, UnreachableError, UnpublishableError
+        AccessError, UnreachableError, UnpublishableError: as their docstrings say.
     """
     with errors_in_words(repo_id, f"push to {repo_id}"):
         try:

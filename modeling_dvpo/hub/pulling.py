@@ -62,7 +62,7 @@ class PulledPair:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from .. import AutoModelForDistributionalValue
+        from ..auto import AutoModelForDistributionalValue
 
         # an adapter's base is looked for where the adapter was put
         options = {**self._hub, **options}
@@ -99,7 +99,7 @@ def pull_pair(
     Raises:
         PairMismatchError: one of its subclasses, by what does not fit.
         NotAPairError: there is no record, or it names no partner.
-        CorruptDownloadError, AccessError, UnreachableError
+        CorruptDownloadError, AccessError, UnreachableError: as their docstrings say.
     """
     findings = Findings(_allowed(allow))
     api = hub_api(token)

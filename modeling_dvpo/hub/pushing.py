@@ -81,7 +81,7 @@ def prepare(api: HfApi, role: str, staged: Staged, repo_id: str, options: PushOp
 
     Raises:
         OtherModelError: it holds another model and `overwrite` was not said.
-        AccessError, UnreachableError, UnpublishableError
+        AccessError, UnreachableError, UnpublishableError: as their docstrings say.
     """
     state = open_repository(api, repo_id, revision=options.revision, private=options.private)
     config = _json(read_remote(api, state, CONFIG))

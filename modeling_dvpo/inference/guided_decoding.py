@@ -1,6 +1,6 @@
 """Sampling that leans towards what a critic expects more of, token by token.
 
-policy.generate(**inputs, do_sample=True, logits_processor=[CriticGuidance(critic, beta=5.0)])
+`policy.generate(**inputs, do_sample=True, logits_processor=[CriticGuidance(critic, beta=5.0)])`
 """
 
 from __future__ import annotations

@@ -11,6 +11,11 @@ Named = str | os.PathLike
 
 
 def critic_and_tokenizer(critic, tokenizer, device, dtype):
+    """Both as objects; without a tokenizer, the one beside the critic.
+
+    Raises:
+        ValueError: the critic is an object and there is no tokenizer.
+    """
     if tokenizer is None:
         if not isinstance(critic, Named):
             raise ValueError("The critic is a model, so nothing says where its tokenizer is: give tokenizer.")

@@ -151,6 +151,5 @@ def _middle(config) -> float | None:
 
 
 def _ready(path: str) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return Path(path)

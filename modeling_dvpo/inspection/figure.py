@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,9 +213,10 @@ def _draw_tokens(axes, layout: _Layout, of_tokens: list[float], scale) -> None:
     axes.set(xlim=(0, COLUMNS), ylim=(layout.lines, 0))
     axes.axis("off")
     for cell in layout.cells:
-        known = cell.token is not None and of_tokens[cell.token] == of_tokens[cell.token]
+        number = math.nan if cell.token is None else of_tokens[cell.token]
+        known = not math.isnan(number)
         if known:
-            shade = scale.to_rgba(of_tokens[cell.token])
+            shade = scale.to_rgba(number)
             box = Rectangle((cell.column, cell.line + 0.08), cell.width - 0.08, 0.84, facecolor=shade, linewidth=0)
             axes.add_patch(box)
         axes.text(

@@ -147,7 +147,8 @@ def _response(numbers: StateNumbers, tokenizer, facts: dict) -> dict:
 def _tokens(texts: list[TokenText], actions: list[bool]) -> list:
     """Action tokens one by one, others together: a string where that says all, else a dict."""
     plain = [text.text if not text.special else "" for text in texts]
-    tokens, aside = [], ""
+    tokens: list[str | dict] = []
+    aside = ""
     for text, action, backwards in zip(texts, actions, right_to_left(plain), strict=True):
         if not action:
             aside += text.text
@@ -156,7 +157,7 @@ def _tokens(texts: list[TokenText], actions: list[bool]) -> list:
             tokens.append({"aside": _pieces(aside)})
             aside = ""
         if text.special:
-            token = {"special": text.text}
+            token: dict = {"special": text.text}
         else:
             token = {"pieces": _pieces(text.text)}
         if text.part:

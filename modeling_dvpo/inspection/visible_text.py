@@ -53,7 +53,7 @@ def visible_pieces(text: str) -> list[Piece]:
         if kind == "text":
             pieces.append(Piece("text", "".join(characters)))
         else:
-            pieces += [Piece(kind, c if kind == "line" else _mark(c)) for c in characters]
+            pieces += [Piece("line", c) if kind == "line" else Piece("mark", _mark(c)) for c in characters]
     return pieces
 
 

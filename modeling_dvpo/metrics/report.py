@@ -19,6 +19,23 @@ from .scores import (
 )
 
 COVERAGES = (50, 80, 90)
+# What a report has, in words: Z is the quantiles' mean over the heads, G the return that followed.
+MEANINGS = {
+    "explained_variance": "1 − Var(G − mean Z) / Var(G) over all states; NaN where returns do not vary",
+    "bias": "mean of (mean Z − G)",
+    "mae": "mean of |mean Z − G|",
+    "crps": "mean of E|X − G| − ½ E|X − X'|, X and X' drawn from the M atoms of Z",
+    "pinball": "mean over states and levels τ_j = (j − ½)/M of (τ_j − 1{G < Z_j})(G − Z_j)",
+    "head_disagreement": "mean over states of the standard deviation, over heads, of the heads' means",
+    "coverage_50": "share of returns inside the central interval of 50 %, ties counting in part; this and all that "
+    "follow only where M > 1",
+    "coverage_80": "the same of 80 %",
+    "coverage_90": "the same of 90 %",
+    "pit_ks": "largest distance of the randomised probability integral transform of G from uniform; 0 is calibrated",
+    "crossing_rate": "share of neighbouring quantiles of a head in the wrong order",
+    "sd": "mean standard deviation of Z",
+    "wasserstein_1": "mean over states of the distance between Z and the K returns; only where K > 1",
+}
 # Up to this many distinct returns, a set counts as discrete.
 DISCRETE_VALUES = 32
 
@@ -91,22 +108,7 @@ class CriticReport:
         self.sums = {n: part.reshape(value.shape) for n, value, part in zip(names, values, parts, strict=True)}
 
     def compute(self) -> dict[str, float]:
-        """The metrics.
-
-        Returns:
-            explained_variance    of the state's mean return by the critic's mean; NaN where returns do not vary
-            bias                  mean(value − return)
-            mae                   mean |value − mean return|
-            crps, pinball         means over states
-            head_disagreement     mean over states
-            and, for a distributional critic (M > 1),
-            coverage_50/_80/_90   see `interval_coverage`
-            pit_ks                see `pit_distance`
-            crossing_rate         of the raw heads
-            sd                    mean standard deviation of the predicted distribution
-            and with K > 1
-            wasserstein_1         mean over states, to the K returns
-        """
+        """The metrics that `MEANINGS` names; with K returns a state, G is their mean, or each of them in turn."""
         sums = dict(self.sums)
         states = sums.pop("states")
         pit = sums.pop("pit", None)

@@ -63,14 +63,14 @@ def explained_variance_by_position(
         raise ValueError(
             f"{len(values)} responses' values and {len(returns)} responses' returns: give as many of each."
         )
-    values = [double(row) for row in values]
-    returns = [double(row).expand(value.shape) for row, value in zip(returns, values, strict=True)]
-    where = position_bins([len(row) for row in values], bins)
-    values, returns = (torch.cat(rows) if rows else torch.empty(0) for rows in (values, returns))
+    predicted = [double(row) for row in values]
+    followed = [double(row).expand(value.shape) for row, value in zip(returns, predicted, strict=True)]
+    where = position_bins([len(row) for row in predicted], bins)
+    all_values, all_returns = (torch.cat(rows) if rows else torch.empty(0) for rows in (predicted, followed))
     table = []
     for place in range(bins):
         here = where == place
-        explained = explained_variance(values[here], returns[here])
+        explained = explained_variance(all_values[here], all_returns[here])
         edges = {"from": place / bins, "to": (place + 1) / bins}
         table.append({**edges, "states": int(here.sum()), "explained_variance": explained})
     return table

@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.inference.scoring import score_completions
 from modeling_dvpo.metrics.report import critic_report
 from modeling_dvpo.metrics.scores import constant_quantiles
-from modeling_dvpo.training.data.arguments import RewardDataArguments
 from modeling_dvpo.training.errors import ConfigError
 from modeling_dvpo.training.evaluation import evaluator
 from modeling_dvpo.training.evaluation.predictions import Predictor
@@ -357,17 +355,6 @@ def test_a_policy_that_cannot_end_is_refused(inputs, tmp_path, monkeypatch):
     with pytest.raises(generation.RolloutError, match="has an end token"):
         run(tmp_path / "run", sampling_flags(inputs))
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("arguments", script.ARGUMENTS)
-def test_every_setting_is_on_its_page(arguments):
-    """Those that are a reward set's own are on that page."""
-    docs = Path(script.__file__).parents[1] / "docs"
-    page = (docs / "evaluate_critic.md").read_text()
-    of_reward_sets = {field.name for field in fields(RewardDataArguments)} - {"dataset", "dataset_split"}
-    for field in fields(arguments):
-        if field.init and field.name not in of_reward_sets:
-            assert f"`{field.name}`" in page, field.name
 
 
 def assert_same(found, expected):

@@ -29,5 +29,6 @@ def test_critics_parse(name):
 
 @pytest.mark.parametrize("name", OF_POLICIES)
 def test_policies_parse_and_find_their_reward(name):
-    _, _, _, rewards, *_ = parse_config(ARGUMENTS, [str(RECIPES / f"{name}.yaml"), *LEFT_OPEN])
+    # a bare name is ours wherever one stands
+    _, _, _, rewards, *_ = parse_config(ARGUMENTS, [f"{name}.yaml", *LEFT_OPEN])
     assert all(callable(load_reward_function(reward)) for reward in rewards.reward_funcs)

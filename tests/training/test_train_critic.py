@@ -3,10 +3,8 @@
 import json
 import os
 import random
-import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ import modeling_dvpo
 import modeling_dvpo.training.train_critic as script
 from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.text.problems import DataError
-from modeling_dvpo.training.algorithms.critic_arguments import CriticArguments, TrainingArguments
 from modeling_dvpo.training.data.reward_sets import RewardDataError
 from modeling_dvpo.training.errors import ConfigError
 from modeling_dvpo.training.trainers import critic_trainer
@@ -612,11 +609,3 @@ def test_the_shift_gate_follows_a_running_mean(inputs, tmp_path, monkeypatch):
         mean = 0.95 * mean + 0.05 * metrics[step]["underestimation"]
     assert True in gates and False in gates[1:]
     assert runs[0].progress["underestimation"] == pytest.approx(mean)
-
-
-def test_the_page_has_every_setting_and_every_metric(one_process):
-    page = (REPOSITORY / "docs" / "train_critic.md").read_text()
-    settings = [field.name for kind in (CriticArguments, TrainingArguments) for field in fields(kind)]
-    metrics = {name.removeprefix("eval_") for line in one_process[0].values() for name in line} | {TIMING}
-    metrics = {re.sub(r"coverage_(80|90)", r"_\1", name) for name in metrics}
-    assert [name for name in (*settings, *sorted(metrics)) if f"`{name}`" not in page] == []

@@ -114,7 +114,7 @@ def critic_advantages(
         bootstrap: as in `distributional_gae`.
 
     Returns:
-        advantages (B, T), and returns (B, T, K): K = 1 where they do not depend on the critic (λ = 1 and no
+        advantages (B, T), and returns (B, T, K); K = 1 where they do not depend on the critic (λ = 1 and no
         bootstrap), else K = M.
     """
     ensemble = quantiles.mean(-2)

@@ -27,9 +27,11 @@ class CriticArguments:
     num_value_heads: int | None = option(None, "N of fresh heads; 3 by default.")
     num_quantiles: int | None = option(None, "M of fresh heads; 200 by default, 1 is the scalar critic.")
     value_head_type: str | None = option(None, "Fresh heads: linear (the default, may cross) or monotone (cannot).")
-    attn_implementation: str | None = option(None, "sdpa, eager, flash_attention_2, ...")
-    trainable: str = option("all", "What trains: all, lora (adapter and heads) or heads.")
-    lora_r: int = option(16, "Rank of the LoRA update.")
+    attn_implementation: str | None = option(
+        None, "sdpa, eager, or flash_attention_2 and flex_attention, which make packing pay."
+    )
+    trainable: str = option("all", "What trains: all, lora (adapter and heads) or heads (the body stays as it is).")
+    lora_r: int = option(16, "Rank of the LoRA update; a loaded adapter keeps its own settings.")
     lora_alpha: int = option(32, "Scale of the LoRA update.")
     lora_dropout: float = option(0.0, "Dropout before the LoRA update.")
     lora_target_modules: str = option("all-linear", "Modules that get a LoRA update: all-linear, or a regex.")
@@ -42,7 +44,7 @@ class CriticArguments:
 class TrainingArguments(RunArguments):
     """How it trains, and what the run writes."""
 
-    returns: str = option("monte_carlo", "Target returns: monte_carlo, or lambda (through distributional_gae).")
+    returns: str = option("monte_carlo", "Target returns: monte_carlo, or lambda (of the critic's own quantiles).")
     gamma: float = option(1.0, "Discount per action token.")
     lam: float = option(0.95, "Lambda of lambda-returns.")
     target: str = option("index", "Lambda-returns: index (the paper's) or sampled (right spread).")

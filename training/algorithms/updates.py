@@ -36,12 +36,14 @@ class PolicyUpdates:
     Args:
         policy: the policy's learner.
         reference: frozen model, or None where it is the policy without its adapter; see `load_reference`.
-        critic: model, or None for an algorithm without one.
-        critic_learner: its learner, or None where it is frozen.
         args: `AlgorithmArguments`.
         critic_args: `PolicyCriticArguments`.
         temperature, max_completion_length: of the rollouts.
         seed: of the order of mini-batches.
+
+    Attributes:
+        critic: model, or None for an algorithm without one.
+        critic_learner: its learner, or None where it is frozen.
     """
 
     def __init__(

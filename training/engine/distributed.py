@@ -59,7 +59,7 @@ def gather_lists(items: list) -> list:
     """Every rank's list, joined in the order of the ranks, on every rank."""
     if world_size() == 1:
         return items
-    gathered = [None] * world_size()
+    gathered: list[list] = [[] for _ in range(world_size())]
     dist.all_gather_object(gathered, items)
     return [item for part in gathered for item in part]
 
@@ -84,12 +84,12 @@ def shard(model: torch.nn.Module, device: torch.device, *, bf16: bool) -> torch.
     policy = half if bf16 else MixedPrecisionPolicy()
     # the heads' output is a view of one product; nobody writes into it
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-    layer_names = set(model._no_split_modules or ())
+    layer_names = set(getattr(model, "_no_split_modules", None) or ())
     for layer in [module for module in model.modules() if type(module).__name__ in layer_names]:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     full = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32)
-    if hasattr(model, "quantile_heads"):
-        fully_shard(model.quantile_heads, mesh=mesh, mp_policy=full)
+    if isinstance(heads := getattr(model, "quantile_heads", None), torch.nn.Module):
+        fully_shard(heads, mesh=mesh, mp_policy=full)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
 

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import get_scheduler
-
-from modeling_dvpo.ranks import world_size
 
 from .distributed import (
     backward,
@@ -56,7 +55,7 @@ class Learner:
         batches = list(batches)
         sums: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(batches):
-            if world_size() > 1:  # gradients meet once a step
+            if isinstance(self.model, FSDPModule):  # gradients meet once a step
                 self.model.set_requires_gradient_sync(i == len(batches) - 1)
             with self.compute_dtype():
                 loss, terms = loss_of(batch)
@@ -85,7 +84,7 @@ class Learner:
 
 def make_optimizer(critic: nn.Module, args) -> torch.optim.Optimizer:
     """AdamW with a rate for the body and one for the heads; norms and biases do not decay."""
-    groups = {}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in critic.named_parameters():
         if parameter.requires_grad:
             groups.setdefault(("quantile_heads." in name, parameter.ndim > 1), []).append(parameter)

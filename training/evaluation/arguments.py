@@ -19,9 +19,9 @@ NAME = re.compile(r"[\w.+-]([\w.+ -]*[\w.+-])?")
 class EvaluationArguments:
     """Which critic is evaluated, beside which other, and how."""
 
-    critic: str = field(metadata={"help": "Critic to evaluate: a directory or Hub name."})
+    critic: str = field(metadata={"help": "Critic to evaluate, or a critic's adapter: a directory or Hub name."})
     critic_revision: str | None = option(None, "Branch, tag or commit of a Hub critic.")
-    scalar_critic: str | None = option(None, "Scalar critic (num_quantiles=1) to stand beside it.")
+    scalar_critic: str | None = option(None, "Scalar critic (num_quantiles=1, the same tokenizer) to stand beside it.")
     scalar_critic_revision: str | None = option(None, "Branch, tag or commit of a Hub scalar critic.")
     attn_implementation: str | None = option(None, "Of critics and policy: sdpa, eager, flash_attention_2, ...")
     output_dir: str = field(metadata={"help": "Where the run writes; must not hold another run."})
@@ -29,12 +29,12 @@ class EvaluationArguments:
     overwrite_output_dir: bool = option(False, "Delete the run in output_dir and start anew.")
     gamma: float | None = option(None, "Discount per action token of true returns; by default the critic's own.")
     right_above: float | None = option(
-        None, "A response is right where its reward is above this; by default the midpoint, where there are two."
+        None, "A response is right where its reward is above this; by default the midpoint, where rewards are two."
     )
     max_tokens_per_device: int = option(8192, "Tokens of one forward pass, padding included; the memory setting.")
     states_per_part: int = option(16384, "States whose predictions are kept in one file: what a kill can cost.")
     bf16: bool = option(False, "Compute in bfloat16: critics over float32 weights, a policy with bfloat16 ones.")
-    seed: int = option(0, "Of sampling.")
+    seed: int = option(0, "Of the choice of prompts and states, and of sampling.")
 
     def __post_init__(self):
         require_at_least_one(self, "max_tokens_per_device", "states_per_part")

@@ -22,14 +22,16 @@ def option(default, help: str):
 @dataclass(kw_only=True)
 class RunArguments:
     output_dir: str = field(metadata={"help": "Where the run writes; must not hold another run."})
-    resume: bool = option(False, "Go on from the newest checkpoint in output_dir, if there is one.")
+    resume: bool = option(False, "Go on from the newest checkpoint, if there is one.")
     overwrite_output_dir: bool = option(False, "Delete the run in output_dir, once step 1 of this one is done.")
-    max_tokens_per_device: int = option(8192, "Tokens of one micro-batch, padding included; the memory setting.")
-    packing: bool | None = option(None, "Packed rows; by default with flash or flex attention where rows stay apart.")
-    learning_rate: float = option(1e-5, "Peak rate of the body or adapter.")
+    max_tokens_per_device: int = option(8192, "Tokens of one micro-batch, padding included: sets memory, not results.")
+    packing: bool | None = option(
+        None, "Rows end to end; by default with flash or flex attention, if they stay apart."
+    )
+    learning_rate: float = option(1e-5, "Peak rate of the body or adapter, of AdamW (betas 0.9 and 0.95).")
     lr_scheduler_type: str = option("cosine", f"Schedule after the warm-up: {', '.join(SCHEDULES)}.")
     warmup_ratio: float = option(0.05, "Share of the steps that warm up.")
-    weight_decay: float = option(0.0, "AdamW's decay of matrices.")
+    weight_decay: float = option(0.0, "AdamW's decay of matrices; norms and biases do not decay.")
     max_grad_norm: float = option(1.0, "The gradient's norm is clipped to this; inf for never.")
     bf16: bool = option(False, "Compute in bfloat16 over float32 weights; heads and loss stay float32.")
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass.")
@@ -40,8 +42,8 @@ class RunArguments:
     push_to: list[str] = option([], "Hub repositories, owner/name: the critic's; of train_dvpo.py the policy's, too.")
     push_every: int = option(0, "Save and push every n steps, beside the end.")
     push_private: bool = option(False, "Repositories that push_to makes are private.")
-    report_to: list[str] = option([], "trackio, wandb, tensorboard, ...")
-    seed: int = option(0, "Of fresh weights, data order, sampling and dropout.")
+    report_to: list[str] = option([], "Trackers of accelerate: trackio, wandb, tensorboard, ...")
+    seed: int = option(0, "Of fresh weights, held-out prompts, data order, sampling and dropout.")
 
     def __post_init__(self):
         require_choice(self, lr_scheduler_type=SCHEDULES)

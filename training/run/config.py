@@ -16,6 +16,9 @@ from transformers import HfArgumentParser
 
 from ..errors import ConfigError
 
+# Shipped with the package; a name without a directory means one of these where there is no such file.
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
 
 def parse_config(dataclass_types, arguments: list[str] | None = None) -> tuple:
     """Parse `[recipe.yaml ...] [--key value ...]` into one instance of each dataclass.
@@ -47,10 +50,17 @@ def parse_config(dataclass_types, arguments: list[str] | None = None) -> tuple:
 
 
 def _read_yaml(path: str, names: list[str]) -> dict:
-    if not Path(path).is_file():
-        raise ConfigError(f"There is no config file {path}; settings outside a file are given as --key value.")
+    file = Path(path)
+    if not file.is_file() and file.name == path:
+        file = RECIPES / path
+    if not file.is_file():
+        ours = ", ".join(sorted(recipe.name for recipe in RECIPES.glob("*.yaml")))
+        raise ConfigError(
+            f"There is no config file {path}, here or among our recipes ({ours}); settings outside a file are given "
+            "as --key value."
+        )
     try:
-        settings = yaml.safe_load(Path(path).read_text()) or {}
+        settings = yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
@@ -90,7 +100,7 @@ class _Parser(HfArgumentParser):
         formatter.add_usage("%(prog)s [recipe.yaml ...] [--key value ...]", (), ())
         for dataclass_type in self.dataclass_types:
             names = [field.name for field in dataclasses.fields(dataclass_type)]
-            formatter.start_section(dataclass_type.__doc__.splitlines()[0].rstrip("."))
+            formatter.start_section((dataclass_type.__doc__ or "").splitlines()[0].rstrip("."))
             formatter.add_arguments(
                 [a for a in self._actions if f"--{a.dest}" in a.option_strings and a.dest in names]
             )
@@ -106,7 +116,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         kind = "true|false" if action.type is not None and "bool" in action.type.__name__ else action.type.__name__
         return f"--{action.dest} {kind}" + (" ..." if action.nargs == "+" else "")
 
-    def _get_help_string(self, action) -> str:
+    def _get_help_string(self, action) -> str | None:
         if action.required:
             return f"{action.help} (required)"
         return action.help if action.default in (None, []) else super()._get_help_string(action)

@@ -20,7 +20,8 @@ class RunLog:
     """
 
     def __init__(self, total_steps: int, start_step: int):
-        self.active, self.opened, self.start_step, self.trackers = is_main(), False, start_step, []
+        self.active, self.opened, self.start_step = is_main(), False, start_step
+        self.trackers: list = []
         if self.active:
             self.bar = tqdm(total=total_steps, initial=start_step, desc="train", dynamic_ncols=True)
 

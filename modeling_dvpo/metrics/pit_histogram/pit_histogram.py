@@ -74,7 +74,7 @@ class PitHistogram(evaluate.Metric):
         read.require_distributions()
         tolerance = read.tolerance(tolerance)
         constant, source = baselines.constant_critic(read, training_returns)
-        report = {}
+        report: dict = {}
         for suffix, quantiles in (("", read.ensemble), ("_constant", constant)):
             slope = _slope(read, quantiles, tolerance)
             report[f"pit_histogram{suffix}"] = pit_shares(slope, len(quantiles), bins).tolist()

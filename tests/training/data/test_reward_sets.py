@@ -1,8 +1,5 @@
 """Reward sets as a whole: which rows are held out, what is counted, limited and refused."""
 
-from dataclasses import fields
-from pathlib import Path
-
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -11,7 +8,7 @@ from transformers import Qwen3Config
 
 from modeling_dvpo.training.data.arguments import RewardDataArguments
 from modeling_dvpo.training.data.packing import RewardBatchSampler, RewardCollator, require_pad_token
-from modeling_dvpo.training.data.reward_sets import PROBLEMS, load_reward_data
+from modeling_dvpo.training.data.reward_sets import load_reward_data
 from modeling_dvpo.training.errors import RewardDataError
 from modeling_dvpo.training.run.config import parse_config
 
@@ -127,11 +124,3 @@ def test_rows_go_through_sampler_and_collator(load):
         assert torch.all(tensors["completion_mask"] | (tensors["rewards"] == 0))
         total += tensors["rewards"].sum().item()
     assert total == 3.0
-
-
-def test_the_page_names_every_setting_and_every_problem():
-    page = (Path(__file__).parents[3] / "docs" / "reward_sets.md").read_text()
-    for setting in fields(RewardDataArguments):
-        assert f"`{setting.name}" in page or f"{setting.name}:" in page, setting.name
-    for what, _ in PROBLEMS.values():
-        assert what.split(",")[0] in page, what

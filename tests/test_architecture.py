@@ -1,0 +1,184 @@
+"""The plan of the house: which room imports which, read from the code. docs/architecture.md draws this table.
+
+`python tests/test_architecture.py` draws it anew.
+"""
+
+import ast
+import re
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "architecture.md"
+PACKAGES = ("modeling_dvpo", "hub_cards", "training")
+
+# what a script that is run as a file imports to become a part of it
+SCRIPTS_PARENT = "modeling_dvpo.training"
+
+# room -> rooms that it imports; a room is a folder, or a file at the top of a package
+ROOMS = {
+    # the package: what reads, judges and shares a critic
+    "modeling_dvpo/critic": "",
+    "modeling_dvpo/auto": "critic",
+    "modeling_dvpo/returns": "",
+    "modeling_dvpo/text": "",
+    "modeling_dvpo/metrics": "critic",
+    "modeling_dvpo/inference": "critic auto text metrics",
+    "modeling_dvpo/inspection": "critic auto text metrics inference",
+    "modeling_dvpo/digests": "",
+    "modeling_dvpo/ranks": "",
+    "modeling_dvpo/saving": "ranks",
+    "modeling_dvpo/version": "",
+    "modeling_dvpo/cli": "",
+    "hub_cards": "critic digests version",
+    "modeling_dvpo/hub": "critic auto digests ranks saving version hub_cards",
+    # training: the package with an optimizer
+    "training/errors": "text",
+    "training/engine": "ranks",
+    "training/run": "critic ranks saving hub training/errors",
+    "training/rewards": "ranks training/errors",
+    "training/data": "text training/errors training/run training/rewards",
+    "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
+    "training/data",
+    "training/models": "critic auto digests ranks saving version training/errors",
+    "training/algorithms": "critic auto returns metrics inference training/errors training/run training/engine "
+    "training/data training/rollouts training/models",
+    "training/evaluation": "critic metrics digests ranks hub training/errors training/run training/engine "
+    "training/rewards training/data training/rollouts training/models training/algorithms",
+    "training/trainers": "critic metrics ranks training/errors training/run training/engine training/rewards "
+    "training/data training/rollouts training/models training/algorithms",
+    "training/tasks": "text",
+    "training/script": "text ranks hub training/errors training/engine training/run",
+    "training/train_critic": "training/script training/run training/algorithms training/trainers",
+    "training/train_dvpo": "training/script training/run training/algorithms training/trainers",
+    "training/evaluate_critic": "training/script training/run training/evaluation",
+}
+
+
+def _whole(name: str) -> str:
+    return name if "/" in name or name in PACKAGES else f"modeling_dvpo/{name}"
+
+
+TABLE = {room: {_whole(name) for name in names.split()} for room, names in ROOMS.items()}
+
+
+def module_of(path: Path) -> str:
+    parts = [*path.relative_to(ROOT).with_suffix("").parts]
+    parts = parts if parts[0] == "modeling_dvpo" else ["modeling_dvpo", *parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def modules() -> dict[str, Path]:
+    return {module_of(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+def room_of(module: str) -> str | None:
+    """None for a package's `__init__`: its face, which may show any of its rooms."""
+    package, *rest = modules()[module].relative_to(ROOT).parts
+    if package == "hub_cards":
+        return package
+    return None if rest == ["__init__.py"] else f"{package}/{Path(rest[0]).stem}"
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Modules of ours that it imports, wherever in the file; of a package's names those of its `__init__`."""
+    path, found = modules()[module], set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(filter(None, [above, node.module]))
+            found |= {name if name in modules() else base for name in (f"{base}.{a.name}" for a in node.names)}
+    return frozenset(found & modules().keys()) - {module}
+
+
+def test_rooms_import_what_the_table_says_and_nothing_else():
+    found = {room: set() for room in map(room_of, modules()) if room}
+    for module in modules():
+        if here := room_of(module):
+            found[here] |= {room_of(name) or name for name in imports_of(module)} - {here, SCRIPTS_PARENT}
+    assert found == TABLE
+
+
+def test_nothing_goes_in_a_circle():
+    """Rooms, and files; `static_order` raises CycleError."""
+    for graph in (TABLE, {module: imports_of(module) for module in modules()}):
+        assert list(TopologicalSorter(graph).static_order())
+
+
+def test_the_package_does_not_import_training():
+    """`dvpo train` names its scripts; whoever only reads critics needs no trainer's packages."""
+    above = [name for name in modules() if not modules()[name].is_relative_to(ROOT / "training")]
+    assert not [
+        (name, used) for name in above for used in imports_of(name) if used.startswith("modeling_dvpo.training")
+    ]
+
+
+def test_imports_inside_a_package_are_relative():
+    """So that tools which know nothing of `modeling_dvpo.training` see them; modules of `evaluate` stand alone."""
+    inside = {"modeling_dvpo": r"modeling_dvpo\b", "hub_cards": r"modeling_dvpo\.hub_cards\b"}
+    inside["training"] = r"modeling_dvpo\.training\b(?!  # noqa)"
+    for path in modules().values():
+        package = path.relative_to(ROOT).parts[0]
+        if path.parent.parent.name == "metrics":
+            continue
+        lines = [line for line in path.read_text().splitlines() if re.match(rf"\s*from {inside[package]}", line)]
+        if package == "modeling_dvpo":
+            lines = [line for line in lines if not re.match(r"\s*from modeling_dvpo\.hub_cards\b", line)]
+        assert not lines, (path, lines)
+
+
+def test_no_file_is_too_long():
+    paths = [
+        path for folder in (*PACKAGES, "tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert not {path.name: count for path in paths if (count := path.read_text().count("\n")) > 500}
+
+
+def drawing() -> str:
+    """The table as a picture, without the arrows that follow from others: training/data -> text by way of errors."""
+
+    def name(room):
+        return room.replace("/", "_")
+
+    def reached(room):
+        return set().union(*(TABLE[other] | reached(other) for other in TABLE[room]))
+
+    lines = ["```mermaid", "flowchart TB"]
+    for package in PACKAGES:
+        lines.append(f"  subgraph {package}/")
+        lines += [f"    {name(room)}[{room.split('/')[-1]}]" for room in TABLE if room.split("/")[0] == package]
+        lines.append("  end")
+    for room, used in TABLE.items():
+        lines += [f"  {name(room)} --> {name(other)}" for other in sorted(used - reached(room))]
+    return "\n".join([*lines, "```"])
+
+
+def as_table() -> str:
+    rows = [f"| `{room}` | {', '.join(f'`{name}`' for name in sorted(TABLE[room])) or '—'} |" for room in TABLE]
+    return "\n".join(["| room | imports |", "|---|---|", *rows])
+
+
+def page() -> str:
+    text = PAGE.read_text()
+    for name, content in (("picture", drawing()), ("rooms", as_table())):
+        text = re.sub(
+            rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)",
+            lambda m, content=content: f"{m[1]}{content}{m[2]}",
+            text,
+            flags=re.S,
+        )
+    return text
+
+
+def test_the_page_shows_this_table():
+    assert PAGE.read_text() == page(), "python tests/test_architecture.py draws docs/architecture.md anew"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
