@@ -15,7 +15,7 @@ import yaml
 from modeling_dvpo.critic.losses import CriticLossConfig
 from modeling_dvpo.metrics import metric_names, metric_path
 from modeling_dvpo.metrics.report import MEANINGS
-from modeling_dvpo.training.data.checks import PROBLEMS
+from modeling_dvpo.training.data.reward_sets import PROBLEMS
 from modeling_dvpo.training.evaluation.arguments import (
     EvaluationArguments,
     MonteCarloArguments,

@@ -34,3 +34,8 @@ def ask_twice(prompts, completions, **_):
 
 def length(completions, **_):
     return [float(len(completion) % 3) for completion in completions]
+
+
+def last_number(text):
+    """An answer for majority votes to count."""
+    return next((word for word in reversed(text.split()) if word.isdigit()), None)

@@ -1,7 +1,6 @@
 """How a run lays rows out: packed or padded, and whether the longest fits into a micro-batch."""
 
-from ..errors import ConfigError
-from .checks import require_pad_token
+from ..errors import ConfigError, RewardDataError
 from .packing import packing_pays, supports_packing
 
 
@@ -28,3 +27,13 @@ def require_room(longest: int, max_tokens: int, what: str = "the longest row") -
             f"max_tokens_per_device is {max_tokens}, and {what} has {longest} tokens: raise it, or set max_length "
             "with drop_long_rows."
         )
+
+
+def require_pad_token(tokenizer) -> int:
+    """The pad id, for the padded layout; the packed layout needs none."""
+    if tokenizer.pad_token_id is None:
+        raise RewardDataError(
+            "The tokenizer has no pad token, and rows of different lengths are padded: set `tokenizer.pad_token` "
+            "(`tokenizer.pad_token = tokenizer.eos_token` will do, padding is masked), or pack the rows."
+        )
+    return tokenizer.pad_token_id

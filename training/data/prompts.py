@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 
 from modeling_dvpo.text.assistant_turns import Messages
-from modeling_dvpo.text.completion_tokens import plain_messages, prompt_ids
-from modeling_dvpo.text.problems import RowProblem, require_chat_template
+from modeling_dvpo.text.completion_tokens import plain_messages, prompt_tokens
+from modeling_dvpo.text.problems import RowProblem
 
 from ..errors import ConfigError, RewardDataError
 from .arguments import PromptArguments
-from .checks import list_rows, require_column, require_vocabulary
-from .files import read_rows
-
-logger = logging.getLogger(__name__)
+from .reading import Limit, context_of, fitting, read_rows, require_column, tokenised
 
 # What reward functions and environments are given beside the columns.
 RESERVED = ("prompts", "completions", "completion_ids")
@@ -66,9 +62,9 @@ class Prompts(Sequence):
 
     def __getitem__(self, place: int) -> Prompt:
         tokens = self.tokens[int(place)]
-        row = self.rows[tokens["index"]]
+        row = self.rows[tokens["row_id"]]
         prompt = as_prompt(row.pop(self.column), self.args)
-        return Prompt(tokens["index"], prompt, tokens["input_ids"], row)
+        return Prompt(tokens["row_id"], prompt, tokens["input_ids"], row)
 
 
 def load_prompts(
@@ -96,7 +92,7 @@ def load_prompts(
         ConfigError: the model's context has no room for a completion of this length.
         RewardDataError: the set, or its tokenizer, cannot be rolled out on.
     """
-    source = f"{name!r}"
+    prompts_of = f"prompts of {name!r}"
     rows = read_rows(name, split, config=config, text_columns=(args.prompt_column,))
     column = args.prompt_column
     if column == "prompt" and column not in rows.column_names and "messages" in rows.column_names:
@@ -105,32 +101,20 @@ def load_prompts(
     reserved = [other for other in rows.column_names if other in RESERVED and other != column]
     if reserved:
         raise RewardDataError(
-            f"{source} has a column {reserved[0]!r}, and reward functions get the policy's own under that name: "
+            f"{name!r} has a column {reserved[0]!r}, and reward functions get the policy's own under that name: "
             "rename or remove the column."
         )
-    first = rows[0][column]
-    if args.chat or args.system_prompt is not None or not isinstance(first, str | None):
-        require_chat_template(tokenizer)
-    limit = prompt_limit(args, model_config, max_completion_length)
-    tokens = rows.map(
-        partial(_tokenise, column=column, args=args, tokenizer=tokenizer),
-        with_indices=True,
-        batched=True,
-        batch_size=100,
-        remove_columns=rows.column_names,
-        features=Features(
-            {"input_ids": List(Value("int32")), "index": Value("int64"), "largest": Value("int64")}
-            | {"length": Value("int32"), "problem": Value("string")}
-        ),
-        desc=f"Tokenising {name}",
+    limit = _limit(args, model_config, max_completion_length)
+    tokens = tokenised(
+        rows,
+        partial(_columns, column=column, args=args, tokenizer=tokenizer),
+        {},
+        rows_of=prompts_of,
+        problems=PROBLEMS,
+        model_config=model_config,
     )
-    _raise_for_problems(tokens["problem"][:], source)
-    if model_config is not None:
-        largest = np.asarray(tokens["largest"][:])
-        row = int(largest.argmax())
-        require_vocabulary(int(largest[row]), row, model_config.get_text_config().vocab_size)
-    tokens = _fitting(tokens.remove_columns(["problem", "largest"]), limit, args, max_completion_length, source)
-    return Prompts(rows, tokens, column, args)
+    kept = fitting(tokens, limit, rows_of=prompts_of, drop=args.drop_long_prompts, drop_argument="drop_long_prompts")
+    return Prompts(rows, tokens.select(kept), column, args)
 
 
 def as_prompt(value: Any, args: PromptArguments) -> str | Messages:
@@ -151,85 +135,25 @@ def as_prompt(value: Any, args: PromptArguments) -> str | Messages:
     return messages
 
 
-def prompt_limit(args: PromptArguments, model_config, max_completion_length: int) -> int | None:
-    """Most tokens a prompt may have: `max_prompt_length` or what a completion leaves of the context; None if free."""
-    context = getattr(model_config.get_text_config(), "max_position_embeddings", None) if model_config else None
-    if not context:
-        return args.max_prompt_length
-    if max_completion_length >= context:
+def _limit(args: PromptArguments, model_config, max_completion_length: int) -> Limit | None:
+    """`max_prompt_length` or what a completion leaves of the context; None if nothing says."""
+    context, most = context_of(model_config), args.max_prompt_length
+    if context and max_completion_length >= context:
         raise ConfigError(
             f"max_completion_length is {max_completion_length}, and the model's context has {context} tokens for "
             "prompt and completion together: lower it."
         )
-    return min(args.max_prompt_length or context, context - max_completion_length)
+    left = context - max_completion_length if context else None
+    if most and (left is None or most <= left):
+        return Limit(most, f"longer than max_prompt_length={most} tokens", "raise max_prompt_length")
+    if left is None:
+        return None
+    room = f"the {left} tokens that max_completion_length={max_completion_length} leaves of the model's context"
+    return Limit(left, f"longer than {room}", "lower max_completion_length")
 
 
-def _tokenise(batch: dict[str, list], indices: list[int], *, column: str, args: PromptArguments, tokenizer):
-    tools = batch.get(args.tools_column) or [None] * len(indices)
-    out: dict[str, list] = {"input_ids": [], "index": indices, "largest": [], "length": [], "problem": []}
-    for value, own_tools in zip(batch[column], tools, strict=True):
-        try:
-            ids, problem = _input_ids(as_prompt(value, args), own_tools, tokenizer), ""
-        except RowProblem as found:
-            ids, problem = [], found.note()
-        for name, fact in zip(
-            ("input_ids", "largest", "length", "problem"), (ids, max(ids, default=0), len(ids), problem), strict=True
-        ):
-            out[name].append(fact)
-    return out
-
-
-def _input_ids(prompt: str | Messages, tools: list | None, tokenizer) -> list[int]:
-    if isinstance(prompt, str):
-        ids = prompt_ids(tokenizer, prompt)
-    else:
-        require_chat_template(tokenizer)
-        try:
-            text = tokenizer.apply_chat_template(
-                prompt, tools=tools or None, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # whatever the template raises
-            raise RowProblem("chat template", f"{type(error).__name__}: {error}"[:200]) from error
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-    if not ids:
-        raise RowProblem("empty", f"{prompt!r:.60} has no tokens")
-    return ids
-
-
-def _raise_for_problems(notes: Sequence[str], source: str) -> None:
-    bad = [(row, *note.split(": ", 1)) for row, note in enumerate(notes) if note]
-    if not bad:
-        return
-    kind, found = bad[0][1:]
-    rows = [row for row, other, _ in bad if other == kind]
-    what, advice = PROBLEMS[kind]
-    others = len(bad) - len(rows)
-    more = f" Other problems in prompts beside these: {others}." if others else ""
-    raise RewardDataError(
-        f"{len(rows)} of {len(notes)} prompts of {source} {what} ({list_rows(rows)}; the first: {found}). "
-        f"{advice}{more}"
-    )
-
-
-def _fitting(tokens: Dataset, limit: int | None, args: PromptArguments, completion: int, source: str) -> Dataset:
-    lengths = np.asarray(tokens["length"][:])
-    long = np.flatnonzero(lengths > limit) if limit is not None else []
-    if not len(long):
-        return tokens
-    why = (
-        f"longer than max_prompt_length={limit} tokens"
-        if limit == args.max_prompt_length
-        else f"longer than the {limit} tokens that max_completion_length={completion} leaves of the model's context"
-    )
-    if not args.drop_long_prompts or len(long) == len(tokens):
-        drop = "" if args.drop_long_prompts else "set drop_long_prompts=true to leave them out, or "
-        lower = "raise max_prompt_length" if limit == args.max_prompt_length else "lower max_completion_length"
-        raise RewardDataError(
-            f"{len(long)} of {len(tokens)} prompts of {source} are {why} ({list_rows(long[:6].tolist())}; the longest "
-            f"has {lengths.max()}): {drop}{lower}."
-        )
-    logger.warning("Dropped %d of %d prompts of %s: %s.", len(long), len(tokens), source, why)
-    return tokens.select(np.flatnonzero(lengths <= limit))
+def _columns(row: dict[str, Any], *, column: str, args: PromptArguments, tokenizer) -> dict[str, list[int]]:
+    return {"input_ids": prompt_tokens(tokenizer, as_prompt(row[column], args), row.get(args.tools_column))}
 
 
 class PromptSampler:

@@ -8,34 +8,85 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, List, Value
 
-from modeling_dvpo.text.problems import RowProblem
+from modeling_dvpo.returns import IGNORED_LABEL
+from modeling_dvpo.text.completion_tokens import CompletionTokenizer
 
 from ..errors import RewardDataError
-from ..rewards.functions import RewardFunction, call_reward_functions, combine_rewards, load_reward_function
-from . import checks
 from .arguments import RewardDataArguments
-from .columns import row_reader
-from .files import read_rows
-from .rows import Row, RowTokenizer
+from .reading import Limit, context_of, fitting, raise_for_problems, read_rows, tokenised
+from .row_scores import score_set
+from .rows import Row, row_reader, row_tokens
 
 logger = logging.getLogger(__name__)
 
-
-FEATURES = {
-    "input_ids": List(Value("int32")),
+# beside those of `reading.FEATURES`
+COLUMNS = {
     "completion_mask": List(Value("bool")),
     "rewards": List(Value("float32")),
-    "length": Value("int32"),
-    "row_id": Value("int64"),
     "prompt_id": Value("string"),
     "truncated": Value("bool"),
+}
+
+# kind -> (what is wrong with the rows, what is needed and what to do)
+PROBLEMS = {
+    "empty completion": (
+        "have an empty completion",
+        "Every row needs at least one token that the policy emitted; remove these rows.",
+    ),
+    "not text": (
+        "have a prompt or completion of the wrong kind",
+        "A row is text + text, chat messages + text, chat messages + chat messages, or one list of chat messages; a "
+        'message is a dict with "role" and "content".',
+    ),
+    "no reward": ("have no reward", "Score them, remove them, or name `reward_funcs` that score the whole set."),
+    "reward is not a number": (
+        "have a reward that is not a number",
+        "A reward is an int, a float or a bool (counted as 0 or 1); convert the column.",
+    ),
+    "reward is not finite": (
+        "have a reward that is NaN or infinite",
+        "One of them would spoil every weight of the critic; remove these rows or bound the reward.",
+    ),
+    "step ends": (
+        "have step ends that do not match",
+        "`reward` and `step_ends` are lists of equal length; step ends are character offsets into the completion, "
+        "increasing, and the last is the length of the completion.",
+    ),
+    "token rewards": (
+        "have token rewards that do not match",
+        "A row needs one reward for each token of its completion, as this tokenizer cuts it (an appended end token "
+        "may be left out and then has reward 0).",
+    ),
+    "nothing before the first action": (
+        "start with an action token",
+        "The value of an action is read at the token before it, so a row needs a prompt of at least one token; give a "
+        "prompt or a tokenizer with a BOS token.",
+    ),
+    "no assistant turn": (
+        "have no assistant turn to learn from",
+        'Only messages with role "assistant" are actions; check the roles.',
+    ),
+    "chat template": (
+        "are rewritten by the chat template from turn to turn, so that the assistant's tokens cannot be located",
+        "Mark them with {% generation %} in the template, or give each assistant turn as a row of its own "
+        "(prompt messages + completion).",
+    ),
+    "unscored": (
+        "were scored by no reward function",
+        "Every row needs a reward: add a function that covers them, or remove them.",
+    ),
+    "return of -100": (
+        "have a return of exactly -100, which means 'no target' in `labels`",
+        "Shift or rescale the reward a little.",
+    ),
 }
 
 
@@ -101,129 +152,67 @@ def split_by_prompt(rows: Dataset, fraction: float, *, seed: int = 0) -> tuple[D
     return rows.select(kept), rows.select(sorted(held_out))
 
 
-def context_length(args: RewardDataArguments, tokenizer, model_config=None) -> int | None:
-    """Most tokens a row may have: `max_length`, the model's context, or the tokenizer's; None if nothing says."""
-    known = [args.max_length] if args.max_length else []
-    if model_config is not None:
-        known += [getattr(model_config.get_text_config(), "max_position_embeddings", None)]
-    if not any(known) and tokenizer.model_max_length < 1 << 30:
-        known += [tokenizer.model_max_length]
-    return min((length for length in known if length), default=None)
+def _limit(args: RewardDataArguments, tokenizer, model_config) -> Limit | None:
+    """`max_length`, the model's context, or the tokenizer's; None if nothing says."""
+    known = [length for length in (args.max_length, context_of(model_config)) if length]
+    if not known and tokenizer.model_max_length < 1 << 30:
+        known = [tokenizer.model_max_length]
+    if not known:
+        return None
+    tokens = min(known)
+    return Limit(tokens, f"longer than the context of {tokens} tokens", "raise max_length if the model allows it")
 
 
 def _load(name: str, split: str, *, args: RewardDataArguments, tokenizer, model_config) -> Dataset:
-    source = f"{name!r}"
-    raw = read_rows(
-        name,
-        split,
-        config=args.dataset_config,
-        text_columns=(args.prompt_column, args.completion_column, args.chosen_column, args.rejected_column),
-    )
+    rows_of = f"rows of {name!r}"
+    text_columns = (args.prompt_column, args.completion_column, args.chosen_column, args.rejected_column)
+    raw = read_rows(name, split, config=args.dataset_config, text_columns=text_columns)
     to_rows = row_reader(args, raw.column_names)
     scored = bool(args.reward_funcs)
-    tokenise = partial(
-        _tokenise,
-        to_rows=to_rows,
-        tokenizer=RowTokenizer(tokenizer, append_eos=args.append_eos),
-        with_rewards=not scored,
-        with_subset=args.subset_column is not None,
-    )
-    features = Features({**FEATURES, "problem": Value("string")})
-    if args.subset_column is not None:
-        features["subset"] = Value("string")
-    rows = raw.map(
-        tokenise,
-        with_indices=True,
-        batched=True,
-        batch_size=100,
-        remove_columns=raw.column_names,
-        features=features,
+    rows = tokenised(
+        raw,
+        partial(
+            _columns,
+            tokenize=CompletionTokenizer(tokenizer, append_eos=args.append_eos),
+            with_rewards=not scored,
+            with_subset=args.subset_column is not None,
+        ),
+        COLUMNS if args.subset_column is None else COLUMNS | {"subset": Value("string")},
+        parts=to_rows,
+        rows_of=rows_of,
+        problems=PROBLEMS,
+        model_config=model_config,
         num_proc=args.num_workers,
-        desc=f"Tokenising {name}",
     )
-    checks.raise_for_problems(rows["problem"][:], rows["row_id"][:], source)
-    rows = rows.remove_columns("problem")
-    if model_config is not None:
-        _check_vocabulary(rows, model_config.get_text_config().vocab_size)
-    per_source = len(rows) // len(raw)
-    kept = _fitting(rows, context_length(args, tokenizer, model_config), args.drop_long_rows, source)
+    parts = len(rows) // len(raw)
+    limit = _limit(args, tokenizer, model_config)
+    kept = fitting(rows, limit, rows_of=rows_of, drop=args.drop_long_rows, drop_argument="drop_long_rows")
     if len(kept) < len(rows):
         rows = rows.select(kept)
     if scored:
-        rows = _score(rows, lambda place: to_rows(raw[int(kept[place]) // per_source])[kept[place] % per_source], args)
-    totals = (float(rewards.sum()) for rewards in rows.with_format("numpy")["rewards"])
-    checks.warn_if_constant(totals, source)
+        # Source rows are read again, not held in memory.
+        scores = score_set(rows, lambda place: to_rows(raw[int(kept[place]) // parts])[kept[place] % parts], args)
+        raise_for_problems(list(map(_score_problem, scores)), rows["row_id"][:], rows_of, PROBLEMS)
+        rows = rows.map(partial(_put_score, scores=scores), with_indices=True, desc="Placing rewards")
+    _warn_if_constant((float(rewards.sum()) for rewards in rows.with_format("numpy")["rewards"]), rows_of)
     return rows
 
 
-def _tokenise(
-    batch: dict[str, list], indices: list[int], *, to_rows, tokenizer, with_rewards: bool, with_subset: bool
-):
-    out: dict[str, list] = {name: [] for name in [*FEATURES, "problem"]}
-    if with_subset:
-        out["subset"] = []
-    for place, row_id in enumerate(indices):
-        for row in to_rows({name: values[place] for name, values in batch.items()}):
-            try:
-                tokens, rewards = tokenizer(row, with_rewards=with_rewards)
-                found = (tokens.input_ids, tokens.actions, rewards, row.prompt_id(), "")
-            except RowProblem as problem:
-                found = ([], [], [], "", problem.note())
-            ids, actions, rewards, prompt_id, note = found
-            facts = (ids, actions, rewards, len(ids), row_id, prompt_id, row.truncated, note)
-            for name, value in zip([*FEATURES, "problem"], facts, strict=True):
-                out[name].append(value)
-            if with_subset:
-                out["subset"].append(row.subset)
-    return out
+def _columns(row: Row, *, tokenize: CompletionTokenizer, with_rewards: bool, with_subset: bool) -> dict[str, Any]:
+    tokens, rewards = row_tokens(row, tokenize, with_rewards=with_rewards)
+    return {
+        "input_ids": tokens.input_ids,
+        "completion_mask": tokens.actions,
+        "rewards": rewards,
+        "prompt_id": row.prompt_id(),
+        "truncated": row.truncated,
+    } | ({"subset": row.subset} if with_subset else {})
 
 
-def _check_vocabulary(rows: Dataset, vocab_size: int) -> None:
-    # By the ids that occur, not the tokenizer's size: some tokenizers have ids that only a larger sibling model uses.
-    for batch in rows.with_format("numpy", columns=["input_ids", "row_id"]).iter(batch_size=1000):
-        for ids, row in zip(batch["input_ids"], batch["row_id"], strict=True):
-            checks.require_vocabulary(int(ids.max()), int(row), vocab_size)
-
-
-def _fitting(rows: Dataset, limit: int | None, drop: bool, source: str) -> np.ndarray:
-    """Places of the rows that fit the context."""
-    lengths = np.asarray(rows.with_format("numpy")["length"][:])
-    fits = np.full(len(rows), True) if limit is None else lengths <= limit
-    long = int((~fits).sum())
-    if long and (not drop or long == len(rows)):
-        which = checks.list_rows([rows[int(place)]["row_id"] for place in np.flatnonzero(~fits)[:6]])
-        advice = "raise max_length" if drop else "set drop_long_rows=true to leave them out, or raise max_length"
-        raise RewardDataError(
-            f"{long} of {len(rows)} rows of {source} are longer than the context of {limit} tokens ({which}; the "
-            f"longest has {lengths.max()}): {advice} if the model allows it."
-        )
-    if long:
-        logger.warning("Dropped %d of %d rows of %s: longer than %d tokens.", long, len(rows), source, limit)
-    return np.flatnonzero(fits)
-
-
-def _score(rows: Dataset, source_row: Callable[[int], Row], args: RewardDataArguments) -> Dataset:
-    """Rewards from the reward functions, on the last action tokens; source rows are read again, not held in memory."""
-    functions = [load_reward_function(name) for name in args.reward_funcs]
-    scores: list[float | None] = []
-    for start in range(0, len(rows), args.reward_batch_size):
-        batch = rows[start : start + args.reward_batch_size]
-        completion_ids = [
-            [token for token, action in zip(ids, actions, strict=True) if action]
-            for ids, actions in zip(batch["input_ids"], batch["completion_mask"], strict=True)
-        ]
-        sources = [source_row(start + place) for place in range(len(completion_ids))]
-        scores += score_rows(sources, completion_ids, functions, weights=args.reward_weights, row_ids=batch["row_id"])
-    notes = [
-        "unscored: all returned None"
-        if score is None
-        else f"return of -100: a score of {score:g}"
-        if np.float32(score) == checks.IGNORED_RETURN
-        else ""
-        for score in scores
-    ]
-    checks.raise_for_problems(notes, rows["row_id"][:], f"{args.dataset!r}")
-    return rows.map(partial(_put_score, scores=scores), with_indices=True, desc="Placing rewards")
+def _score_problem(score: float | None) -> str:
+    if score is None:
+        return "unscored: all returned None"
+    return f"return of -100: a score of {score:g}" if np.float32(score) == IGNORED_LABEL else ""
 
 
 def _put_score(row: dict[str, Any], place: int, *, scores: list[float]) -> dict[str, Any]:
@@ -231,50 +220,17 @@ def _put_score(row: dict[str, Any], place: int, *, scores: list[float]) -> dict[
     return {"rewards": [0.0] * (row["length"] - 1) + [scores[place]]}
 
 
-def score_rows(
-    rows: Sequence[Row],
-    completion_ids: Sequence[list[int]],
-    functions: Sequence[RewardFunction],
-    *,
-    weights: Sequence[float] = (),
-    row_ids: Sequence[int] | None = None,
-) -> list[float | None]:
-    """Weighted sum of the reward functions over rows of a reward set.
-
-    Args:
-        rows: one batch; each function is called once.
-        completion_ids: token ids of each row's actions.
-        functions: called with TRL's signature.
-        weights: one per function, 1 by default.
-        row_ids: numbers to report rows by.
-
-    Returns:
-        One finite number per row; a function that answers None is left out of the sum, and where all do, it is None.
-
-    Raises:
-        RewardFunctionError, RewardDataError: as `call_reward_functions` and `combine_rewards` do.
-    """
-    parts = [row.split() for row in rows]
-    prompts = [_as_given(prompt) for prompt, _ in parts]
-    completions = [
-        [{"role": "assistant", "content": completion}]
-        if row.is_chat() and isinstance(completion, str)
-        else _as_given(completion)
-        for row, (_, completion) in zip(rows, parts, strict=True)
-    ]
-    scores = call_reward_functions(
-        functions,
-        prompts=prompts,
-        completions=completions,
-        completion_ids=completion_ids,
-        columns={name: [row.extra.get(name) for row in rows] for name in rows[0].extra},
-        row_ids=row_ids,
-    )
-    return combine_rewards(scores, weights, range(len(rows)) if row_ids is None else row_ids)
-
-
-def _as_given(part):
-    """Messages without the empty keys that Arrow adds; text as it is."""
-    if isinstance(part, str):
-        return part
-    return [{key: value for key, value in message.items() if value is not None} for message in part]
+def _warn_if_constant(returns: Iterable[float], rows_of: str) -> None:
+    """A critic learns one number from such a set; likely a wrong column or a scorer that never fires."""
+    returns = iter(returns)
+    first, count = next(returns), 1
+    for total in returns:
+        if total != first:
+            return
+        count += 1
+    if count > 1:
+        warnings.warn(
+            f"All {count} {rows_of} have the same total reward, {first:g}: a critic can learn nothing but that "
+            "number from them. Check the reward column or the reward functions.",
+            stacklevel=3,
+        )

@@ -1,4 +1,4 @@
-"""From one row of a reward set to tokens, action mask and rewards.
+"""From one source row to a `Row`, its tokens, action mask and rewards.
 
 Frames: `completion_mask` and `rewards` are in the token frame, true or non-zero at the token that *is* the action. The
 shift to the state before it happens where the critic is read, not here.
@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from modeling_dvpo.returns import IGNORED_LABEL
 from modeling_dvpo.text.assistant_turns import Messages
-from modeling_dvpo.text.completion_tokens import (
-    CompletionTokenizer,
-    Tokens,
-    plain_message,
-    plain_messages,
-)
+from modeling_dvpo.text.completion_tokens import CompletionTokenizer, Tokens, plain_message, plain_messages
 from modeling_dvpo.text.problems import RowProblem
 
-from .checks import IGNORED_RETURN, finite_number
+from ..errors import RewardDataError
+from .arguments import RewardDataArguments
+from .reading import require_column
 
 
 @dataclass(kw_only=True)
@@ -51,7 +52,7 @@ class Row:
     def split(self) -> tuple[str | Messages, str | Messages]:
         """Prompt and completion; a conversation is split before its first assistant turn."""
         if self.messages is None:
-            return self.prompt or "", self.completion or ""
+            return ("" if self.prompt is None else self.prompt), ("" if self.completion is None else self.completion)
         first = next((i for i, message in enumerate(self.messages) if message.get("role") == "assistant"), None)
         if first is None:
             return self.messages, []
@@ -65,40 +66,99 @@ class Row:
         return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
-class RowTokenizer:
-    """Tokenises rows and puts their rewards on action tokens.
-
-    Args:
-        tokenizer: a transformers tokenizer; step ends need a fast one, which knows character offsets.
-        append_eos: end a text completion with the end token, unless it has one or the row is truncated.
-    """
-
-    def __init__(self, tokenizer, *, append_eos: bool = True):
-        self.tokenize = CompletionTokenizer(tokenizer, append_eos=append_eos)
-
-    def __call__(self, row: Row, *, with_rewards: bool = True) -> tuple[Tokens, list[float]]:
-        """Tokens and rewards, one per token; raises `RowProblem`."""
-        prompt, completion = self._split(row)
-        tokens = self.tokenize(prompt, completion, tools=row.tools, truncated=row.truncated)
-        rewards = np.zeros(len(tokens.input_ids), dtype=np.float32)
-        if with_rewards:
-            where = np.flatnonzero(tokens.actions)
-            for action, reward in place_rewards(row, tokens):
-                rewards[where[action]] += reward
-            refuse_ignored_return(rewards, tokens.actions)
-        return tokens, rewards.tolist()
-
-    @staticmethod
-    def _split(row: Row) -> tuple[str | Messages, Any]:
-        if row.messages is None:
-            return ("" if row.prompt is None else row.prompt), row.completion
-        messages = plain_messages(row.messages)
-        if all(message["role"] != "assistant" for message in messages):
-            raise RowProblem("no assistant turn", f"roles {', '.join(m['role'] for m in messages) or 'none'}")
-        return row.split()
+def row_reader(args: RewardDataArguments, columns: list[str]) -> Callable[[dict[str, Any]], list[Row]]:
+    """How a source row becomes one `Row`, or two for a preference pair; refuses a set without the columns it needs."""
+    require = partial(require_column, columns=columns)
+    if args.subset_column is not None:
+        require(args.subset_column, argument="subset_column", why="the label to carry through to evaluation")
+    completion = args.completion_column in columns
+    pairs = args.chosen_column in columns and args.rejected_column in columns and not completion
+    if pairs:
+        if not args.reward_funcs:
+            for column in ("chosen_score_column", "rejected_score_column"):
+                require(getattr(args, column), argument=column, why="a preference pair needs a score on each side")
+        return partial(_read_pair, args=args)
+    if not completion and args.messages_column not in columns:
+        why = f"there is neither it nor {args.messages_column!r}, the column of whole conversations"
+        require(args.completion_column, argument="completion_column", why=why)
+    if completion:
+        require(args.prompt_column, argument="prompt_column", why="what the completions answer")
+    if not args.reward_funcs and args.token_rewards_column not in columns:
+        why = "what the critic learns to predict; rows without rewards can be scored with reward_funcs"
+        require(args.reward_column, argument="reward_column", why=why)
+    return partial(_read_row, args=args)
 
 
-def place_rewards(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
+def _read_row(source: dict[str, Any], *, args: RewardDataArguments) -> list[Row]:
+    is_messages = args.completion_column not in source
+    return [
+        Row(
+            prompt=None if is_messages else source[args.prompt_column],
+            completion=None if is_messages else source[args.completion_column],
+            messages=source[args.messages_column] if is_messages else None,
+            reward=source.get(args.reward_column),
+            step_ends=source.get(args.step_ends_column),
+            token_rewards=source.get(args.token_rewards_column),
+            **_shared(source, args),
+        )
+    ]
+
+
+def _read_pair(source: dict[str, Any], *, args: RewardDataArguments) -> list[Row]:
+    prompt, rows = source.get(args.prompt_column), []
+    for side in ("chosen", "rejected"):
+        answer = source[getattr(args, f"{side}_column")]
+        # A list that does not begin with the assistant holds its prompt itself.
+        whole = isinstance(answer, list) and bool(answer) and answer[0].get("role") != "assistant"
+        if not whole and args.prompt_column not in source:
+            # As text with the prompt inside, all of it would count as the policy's.
+            require_column(args.prompt_column, source, argument="prompt_column", why="what both sides answer")
+        rows.append(
+            Row(
+                prompt=None if whole else prompt,
+                completion=None if whole else answer,
+                messages=answer if whole else None,
+                reward=source.get(getattr(args, f"{side}_score_column")),
+                **_shared(source, args),
+            )
+        )
+    return rows
+
+
+def _shared(source: dict[str, Any], args: RewardDataArguments) -> dict[str, Any]:
+    taken = {args.prompt_column, args.completion_column, args.chosen_column, args.rejected_column}
+    subset = source.get(args.subset_column) if args.subset_column else None
+    truncated = source.get(args.truncated_column)
+    if isinstance(truncated, str):
+        raise RewardDataError(
+            f"Column {args.truncated_column!r} holds text ({truncated!r:.40}), and it must say true or false: convert "
+            "it, or name another with `truncated_column`."
+        )
+    return {
+        "truncated": bool(truncated),
+        "subset": None if subset is None else str(subset),
+        "tools": source.get(args.tools_column) or None,
+        "extra": {name: value for name, value in source.items() if name not in taken},
+    }
+
+
+def row_tokens(row: Row, tokenize: CompletionTokenizer, *, with_rewards: bool = True) -> tuple[Tokens, list[float]]:
+    """Tokens, and one reward for each of them, which is 0 except at action tokens; raises `RowProblem`."""
+    if row.messages is not None:
+        roles = [message["role"] for message in plain_messages(row.messages)]
+        if "assistant" not in roles:
+            raise RowProblem("no assistant turn", f"roles {', '.join(roles) or 'none'}")
+    tokens = tokenize(*row.split(), tools=row.tools, truncated=row.truncated)
+    rewards = np.zeros(len(tokens.input_ids), dtype=np.float32)
+    if with_rewards:
+        where = np.flatnonzero(tokens.actions)
+        for action, reward in _placed(row, tokens):
+            rewards[where[action]] += reward
+        _refuse_ignored(rewards, tokens.actions)
+    return tokens, rewards.tolist()
+
+
+def _placed(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
     """Pairs of (action token, reward), action tokens counted from 0.
 
     - A number belongs to the last action token.
@@ -109,19 +169,19 @@ def place_rewards(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
     """
     count = sum(tokens.actions)
     if row.token_rewards is not None:
-        rewards = [finite_number(reward) for reward in row.token_rewards]
+        rewards = [_finite(reward) for reward in row.token_rewards]
         if len(rewards) != count and not (tokens.end_appended and len(rewards) == count - 1):
             raise RowProblem("token rewards", f"{len(rewards)} rewards for {count} tokens")
         return list(enumerate(rewards))
     if not isinstance(row.reward, list | tuple):
         if row.step_ends:
             raise RowProblem("step ends", f"step ends with a single reward, {row.reward!r:.60}")
-        return [(count - 1, finite_number(row.reward))]
+        return [(count - 1, _finite(row.reward))]
     if row.step_ends is None:
         raise RowProblem("step ends", "a list of rewards without step ends")
     if tokens.starts is None:
         raise RowProblem("step ends", "they need a fast tokenizer and exactly one assistant turn of plain text")
-    rewards, ends = [finite_number(reward) for reward in row.reward], list(row.step_ends)
+    rewards, ends = [_finite(reward) for reward in row.reward], list(row.step_ends)
     if not ends or len(rewards) != len(ends):
         raise RowProblem("step ends", f"{len(rewards)} rewards and {len(ends)} step ends")
     if not all(isinstance(end, int) for end in ends) or any(b <= a for a, b in zip([0, *ends], ends, strict=False)):
@@ -132,8 +192,19 @@ def place_rewards(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
     return list(zip(places, rewards, strict=True))
 
 
-def refuse_ignored_return(rewards: np.ndarray, actions: list[bool]) -> None:
+def _finite(value: Any) -> float:
+    """A reward as a float; a bool counts as 0 or 1, everything else that is not a finite number is a `RowProblem`."""
+    if value is None:
+        raise RowProblem("no reward", "None")
+    if not isinstance(value, (int, float)):
+        raise RowProblem("reward is not a number", f"{value!r:.60}, a {type(value).__name__}")
+    if not math.isfinite(value):
+        raise RowProblem("reward is not finite", repr(value))
+    return float(value)
+
+
+def _refuse_ignored(rewards: np.ndarray, actions: list[bool]) -> None:
     """Undiscounted returns only; a discounted one that hits the number is the training script's to find."""
     returns = np.cumsum(rewards[::-1], dtype=np.float64)[::-1].astype(np.float32)
-    if np.any(returns[np.asarray(actions)] == IGNORED_RETURN):
+    if np.any(returns[np.asarray(actions)] == IGNORED_LABEL):
         raise RowProblem("return of -100", "an undiscounted return of -100")

@@ -65,10 +65,10 @@ def import_function(name: str, kind: str, *, or_else: str = "") -> Callable:
     return function
 
 
-def reward_name(function: RewardFunction) -> str:
+def _name_of(function: RewardFunction) -> str:
     """What metrics and errors call a reward function: its `__name__`, or the last part of a reward model's path."""
     if isinstance(function, functools.partial):
-        return reward_name(function.func)
+        return _name_of(function.func)
     if isinstance(function, RewardModel):
         return os.path.basename(os.path.normpath(function.name))
     return getattr(function, "__name__", type(function).__name__)
@@ -78,7 +78,7 @@ def reward_names(functions: Sequence[RewardFunction]) -> list[str]:
     """A name for each function, no two alike: what share one are told apart by _2, _3, … in their order."""
     names: list[str] = []
     for function in functions:
-        name, count = reward_name(function), 1
+        name, count = _name_of(function), 1
         while (unique := name if count == 1 else f"{name}_{count}") in names:
             count += 1
         names.append(unique)
@@ -92,7 +92,7 @@ def call_reward_functions(
     completions: Sequence,
     completion_ids: Sequence[list[int]],
     columns: dict[str, list],
-    row_ids: Sequence[int] | None = None,
+    row_ids: Sequence[int],
 ) -> list[list[float | None]]:
     """Call every function once with the whole batch.
 
@@ -103,7 +103,7 @@ def call_reward_functions(
         functions: called with TRL's signature; plain or asynchronous.
         prompts, completions, completion_ids: one entry per row.
         columns: further keyword arguments, one entry per row each.
-        row_ids: numbers to report rows by; places in the batch by default.
+        row_ids: one per row, to report rows by.
 
     Returns:
         One list per function, with a finite number or None for each row.
@@ -135,7 +135,6 @@ def call_reward_functions(
         awaited = _await_all([_awaited(functions[place], answers[place]) for place in waiting], loop)
         for place, answer in zip(waiting, awaited, strict=True):
             answers[place] = answer
-    row_ids = range(len(prompts)) if row_ids is None else row_ids
     return [_checked(answer, function, row_ids) for answer, function in zip(answers, functions, strict=True)]
 
 
@@ -179,7 +178,7 @@ async def _awaited(function: RewardFunction, answer) -> Any:
 
 
 def _failure(function: RewardFunction, error: Exception) -> RewardFunctionError:
-    return RewardFunctionError(f"The reward function {reward_name(function)!r} raised {type(error).__name__}: {error}")
+    return RewardFunctionError(f"The reward function {_name_of(function)!r} raised {type(error).__name__}: {error}")
 
 
 def _await_all(coroutines: Sequence[Coroutine], loop: asyncio.AbstractEventLoop) -> list:
@@ -216,7 +215,7 @@ def _event_loop(process: int) -> asyncio.AbstractEventLoop:
 
 
 def _checked(scores, function: RewardFunction, row_ids: Sequence[int]) -> list[float | None]:
-    name = reward_name(function)
+    name = _name_of(function)
     try:
         scores = list(scores)
     except TypeError:

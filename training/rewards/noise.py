@@ -27,16 +27,8 @@ import difflib
 import re
 from collections.abc import Hashable, Iterable, Sequence
 
-from modeling_dvpo.ranks import rank, world_size
-
 from ..errors import ConfigError
-from .functions import RewardFunction, call_reward_functions, reward_name
-from .noise_kinds import (
-    NOISES,
-    Hackable,
-    RewardNoise,
-    finite_number,
-)
+from .noise_kinds import NOISES, Hackable, RewardNoise, finite_number
 
 
 def parse_reward_noise(specs: Sequence[str], *, seed: int) -> list[RewardNoise]:
@@ -72,59 +64,6 @@ def corrupt(
             sample_ids=sample_ids,
         )
     return rewards
-
-
-class NoisyReward:
-    """A reward function whose answers are corrupted, for any trainer that calls with TRL's signature.
-
-    Args:
-        function: plain or asynchronous; the result is a plain function. Where it answers None, so does this.
-        specs: the noises, as in the description of this module.
-        seed: any integer.
-
-    A trainer that has numbers of its own for samples, or for the occurrences of prompts, passes them as `sample_ids`
-    and `group_ids`; neither reaches the function. Without them samples are numbered as they come, on all ranks
-    apart, from 0 when the object is made, and completions of equal prompts in one call are one group.
-
-    Raises:
-        ConfigError: as `parse_reward_noise` does.
-    """
-
-    def __init__(self, function: RewardFunction, specs: Sequence[str], seed: int = 0):
-        self.function, self.noises, self.num_scored = function, parse_reward_noise(specs, seed=seed), 0
-        self.__name__ = reward_name(function)
-
-    def __call__(
-        self,
-        *,
-        prompts: Sequence,
-        completions: Sequence,
-        completion_ids: Sequence[Sequence[int]],
-        sample_ids: Sequence[int] | None = None,
-        group_ids: Sequence[Hashable] | None = None,
-        **columns: list,
-    ) -> list[float | None]:
-        if sample_ids is None:
-            sample_ids = [(self.num_scored + i) * world_size() + rank() for i in range(len(prompts))]
-            self.num_scored += len(prompts)
-        arguments = {
-            "completions": completions,
-            "completion_ids": completion_ids,
-            "group_ids": [repr(prompt) for prompt in prompts] if group_ids is None else group_ids,
-            "sample_ids": sample_ids,
-        }
-        (answers,) = call_reward_functions(
-            [self.function], prompts=prompts, completions=completions, completion_ids=completion_ids, columns=columns
-        )
-        given = [place for place, answer in enumerate(answers) if answer is not None]
-        rewards = corrupt(
-            [answers[place] for place in given],
-            self.noises,
-            **{name: [values[place] for place in given] for name, values in arguments.items()},
-        )
-        for place, reward in zip(given, rewards, strict=True):
-            answers[place] = reward
-        return answers
 
 
 def _parse(spec: str, *, seed: int, position: int) -> RewardNoise:

@@ -1,4 +1,4 @@
-"""The kinds of reward noise; `reward_noise` says what each does and how it is written."""
+"""The kinds of reward noise; `noise` says what each does and how it is written."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class RewardModel:
     Text rows are scored as prompt + completion, chats through the reward model's own chat template.
     """
 
-    def __init__(self, name: str, *, batch_size: int = 16, device: str | None = None):
+    def __init__(self, name: str, *, batch_size: int = 16):
         from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
         labels = AutoConfig.from_pretrained(name).num_labels
@@ -23,7 +23,7 @@ class RewardModel:
                 "reward model, or a reward function that says what to make of the labels."
             )
         self.name, self.batch_size = name, batch_size
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(name)
         self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).to(self.device).eval()
         if self.tokenizer.pad_token_id is None:

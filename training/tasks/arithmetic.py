@@ -11,20 +11,13 @@ reference solution. The reward functions read the problem back from the prompt: 
 
 import random
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
 from .imitation import build_tokenizer
-from .problem_streams import first_distinct, problem_stream
 from .problem_streams import is_held_out as is_held_out  # the split is part of the task
-from .worked_text import (
-    ANSWER,
-    careless_demonstrations,
-    matching_share,
-    stated_text,
-)
+from .worked_text import ANSWER, WorkedTask
 
 CHARACTERS = "0123456789+-*=;"
 WORDS = (ANSWER,)
@@ -129,16 +122,6 @@ def _misread(result: int, rng: random.Random) -> int:
     return rng.choice(candidates)
 
 
-def generate_problems(
-    *, seed: int, domain: str | Sequence[str] = "in_domain", held_out: bool = False
-) -> Iterator[Problem]:
-    """An endless, seeded stream of problems of one side of the split; short ones come up again.
-
-    Several domains are drawn from uniformly. An unknown one raises `ValueError`.
-    """
-    return problem_stream("arithmetic", _draw, DOMAINS, domain, seed=seed, held_out=held_out)
-
-
 def _draw(domain: Domain, rng: random.Random) -> Problem | None:
     operators = tuple(rng.choice(domain.operators) for _ in range(rng.randint(*domain.num_operands) - 1))
     if domain.required and domain.required not in operators:
@@ -152,57 +135,20 @@ def _draw(domain: Domain, rng: random.Random) -> Problem | None:
     return problem if all(0 <= result <= domain.largest_value for result in results) else None
 
 
-def distinct_problems(
-    count: int, *, seed: int, domain: str | Sequence[str] = "in_domain", held_out: bool = False
-) -> list[Problem]:
-    """The first `count` different problems of the stream."""
-    return first_distinct(count, generate_problems(seed=seed, domain=domain, held_out=held_out))
-
-
-def prompt_rows(
-    count: int, *, seed: int, domain: str | Sequence[str] = "in_domain", held_out: bool = False
-) -> list[dict[str, str]]:
-    """A data set of the first `count` different problems of the stream; its one column is `prompt`."""
-    problems = distinct_problems(count, seed=seed, domain=domain, held_out=held_out)
-    return [{"prompt": problem.prompt} for problem in problems]
+_task = WorkedTask("arithmetic", Problem, _draw, DOMAINS, answer=r"-?\d+", read=int)
+generate_problems = _task.generate_problems
+distinct_problems = _task.distinct_problems
+prompt_rows = _task.prompt_rows
+demonstrations = _task.demonstrations
+stated_answer = _task.stated_answer
+is_correct = _task.is_correct
+exact_reward = _task.exact_reward
+graded_reward = _task.graded_reward
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Made for the task: a token for `answer `, one for each digit and sign."""
     return build_tokenizer(WORDS, CHARACTERS)
-
-
-def demonstrations(
-    *, seed: int, domain: str | Sequence[str] = "in_domain", carelessness: float = 0.2
-) -> Iterator[list[tuple[str, bool]]]:
-    """An endless stream of problems of the training side as somebody careless works them out, to be imitated."""
-    problems = generate_problems(seed=seed, domain=domain)
-    return careless_demonstrations(problems, seed=seed, carelessness=carelessness)
-
-
-def stated_answer(completion: str) -> int | None:
-    """What a completion ends by stating; None when it states no answer, or goes on after it."""
-    stated = stated_text(completion, r"-?\d+")
-    return None if stated is None else int(stated)
-
-
-def is_correct(prompt: str, completion: str) -> bool:
-    """Whether the completion ends with the right answer, whatever stands before it."""
-    return stated_answer(completion) == Problem.from_prompt(prompt).answer
-
-
-def exact_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
-    """1 for the right answer, otherwise 0."""
-    return [float(is_correct(prompt, completion)) for prompt, completion in zip(prompts, completions, strict=True)]
-
-
-def graded_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
-    """Partial credit: the share of the reference solution's lines, its answer being the last, that stand in their
-    place."""
-    return [
-        matching_share(Problem.from_prompt(prompt).solution, completion)
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
 
 
 def process_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:

@@ -12,20 +12,13 @@ functions read the problem back from the prompt: a reward set needs no other col
 
 import random
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
 from .imitation import build_tokenizer
-from .problem_streams import first_distinct, problem_stream
 from .problem_streams import is_held_out as is_held_out  # the split is part of the task
-from .worked_text import (
-    ANSWER,
-    careless_demonstrations,
-    matching_share,
-    stated_text,
-)
+from .worked_text import ANSWER, WorkedTask
 
 NAMES = "abcdefghij"
 CHARACTERS = NAMES + ">;?"
@@ -109,69 +102,23 @@ class Problem:
         return ";".join([*steps, f"{ANSWER}{place}"])
 
 
-def generate_problems(
-    *, seed: int, domain: str | Sequence[str] = "few_facts", held_out: bool = False
-) -> Iterator[Problem]:
-    """An endless, seeded stream of problems of one side of the split.
-
-    Several domains are drawn from uniformly. An unknown one raises `ValueError`.
-    """
-    return problem_stream("knowledge", _draw, DOMAINS, domain, seed=seed, held_out=held_out)
-
-
 def _draw(domain: Domain, rng: random.Random) -> Problem:
     names = rng.sample(domain.names, rng.randint(*domain.num_facts))
     facts = tuple((name, rng.choice([other for other in names if other != name])) for name in names)
     return Problem(facts, rng.choice(names), rng.randint(*domain.num_hops))
 
 
-def distinct_problems(
-    count: int, *, seed: int, domain: str | Sequence[str] = "few_facts", held_out: bool = False
-) -> list[Problem]:
-    """The first `count` different problems of the stream."""
-    return first_distinct(count, generate_problems(seed=seed, domain=domain, held_out=held_out))
-
-
-def prompt_rows(
-    count: int, *, seed: int, domain: str | Sequence[str] = "few_facts", held_out: bool = False
-) -> list[dict[str, str]]:
-    """A data set of the first `count` different problems of the stream; its one column is `prompt`."""
-    problems = distinct_problems(count, seed=seed, domain=domain, held_out=held_out)
-    return [{"prompt": problem.prompt} for problem in problems]
+_task = WorkedTask("knowledge", Problem, _draw, DOMAINS, answer="[a-z]", read=str)
+generate_problems = _task.generate_problems
+distinct_problems = _task.distinct_problems
+prompt_rows = _task.prompt_rows
+demonstrations = _task.demonstrations
+stated_answer = _task.stated_answer
+is_correct = _task.is_correct
+exact_reward = _task.exact_reward
+graded_reward = _task.graded_reward
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Made for the task: a token for `answer `, one for each name and sign."""
     return build_tokenizer(WORDS, CHARACTERS)
-
-
-def demonstrations(
-    *, seed: int, domain: str | Sequence[str] = "few_facts", carelessness: float = 0.3
-) -> Iterator[list[tuple[str, bool]]]:
-    """An endless stream of problems of the training side as somebody careless works them out, to be imitated."""
-    problems = generate_problems(seed=seed, domain=domain)
-    return careless_demonstrations(problems, seed=seed, carelessness=carelessness)
-
-
-def stated_answer(completion: str) -> str | None:
-    """The name that a completion ends by stating; None when it states none, or goes on after it."""
-    return stated_text(completion, "[a-z]")
-
-
-def is_correct(prompt: str, completion: str) -> bool:
-    """Whether the completion ends with the right answer, whatever stands before it."""
-    return stated_answer(completion) == Problem.from_prompt(prompt).answer
-
-
-def exact_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
-    """1 for the right answer, otherwise 0."""
-    return [float(is_correct(prompt, completion)) for prompt, completion in zip(prompts, completions, strict=True)]
-
-
-def graded_reward(prompts: list[str], completions: list[str], **columns) -> list[float]:
-    """Partial credit: the share of the reference solution's lines, its answer being the last, that stand in their
-    place."""
-    return [
-        matching_share(Problem.from_prompt(prompt).solution, completion)
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]

@@ -1,40 +1,32 @@
 """Prompts: how they are read and tokenised, what is refused, and the order they come in."""
 
-import json
 import logging
 
 import pytest
 from tiny_models import tiny_config
+from tokenizers.processors import TemplateProcessing
 
 from modeling_dvpo.text.problems import DataError
 from modeling_dvpo.training.data.arguments import PromptArguments
 from modeling_dvpo.training.data.prompts import PromptSampler, load_prompts
-from modeling_dvpo.training.data.reward_sets import RewardDataError
-from modeling_dvpo.training.errors import ConfigError
+from modeling_dvpo.training.errors import ConfigError, RewardDataError
 from modeling_dvpo.training.run.config import parse_config
 
 USER = {"role": "user", "content": "hello"}
 SYSTEM = {"role": "system", "content": "First add"}
+ASKED = "<s>user: hello<end>\n<s>assistant: "
 
 
 @pytest.fixture
-def load(tmp_path, tiny_tokenizer):
+def load(write, tiny_tokenizer):
     """Write these rows to a file and load them."""
 
-    def load_rows(*rows, tokenizer=tiny_tokenizer, model_config=None, max_completion_length=8, **settings):
-        path = tmp_path / "prompts.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        args = PromptArguments(dataset=str(path), **settings)
-        return load_prompts(
-            str(path),
-            "train",
-            args,
-            tokenizer,
-            model_config=model_config,
-            max_completion_length=max_completion_length,
-        )
+    def load(*rows, model_config=None, max_completion_length=8, **settings):
+        args = PromptArguments(dataset=write(*rows), **settings)
+        options = {"model_config": model_config, "max_completion_length": max_completion_length}
+        return load_prompts(args.dataset, "train", args, tiny_tokenizer, **options)
 
-    return load_rows
+    return load
 
 
 def test_a_text_prompt_with_its_columns(load, tiny_tokenizer):
@@ -44,9 +36,7 @@ def test_a_text_prompt_with_its_columns(load, tiny_tokenizer):
 
 
 def test_a_begin_token_comes_first_where_the_tokenizer_puts_one(load, tiny_tokenizer):
-    from tokenizers.processors import TemplateProcessing
-
-    tiny_tokenizer._tokenizer.post_processor = TemplateProcessing(
+    tiny_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A <end>", special_tokens=[("<s>", 1), ("<end>", 2)]
     )
     (prompt,) = load({"prompt": "hello"})
@@ -57,22 +47,17 @@ def test_a_begin_token_comes_first_where_the_tokenizer_puts_one(load, tiny_token
 @pytest.mark.parametrize(
     ("row", "settings", "text", "messages"),
     [
-        ({"prompt": [USER]}, {}, "<s>user: hello<end>\n<s>assistant: ", [USER]),
-        ({"prompt": "hello"}, {"chat": True}, "<s>user: hello<end>\n<s>assistant: ", [USER]),
-        (
-            {"prompt": "hello"},
-            {"system_prompt": "First add"},
-            "<s>system: First add<end>\n<s>user: hello<end>\n<s>assistant: ",
-            [SYSTEM, USER],
-        ),
+        ({"prompt": [USER]}, {}, ASKED, [USER]),
+        ({"prompt": "hello"}, {"chat": True}, ASKED, [USER]),
+        ({"prompt": "hello"}, {"system_prompt": "First add"}, f"<s>system: First add<end>\n{ASKED}", [SYSTEM, USER]),
         # its own system message stays the only one
         (
             {"prompt": [SYSTEM, USER]},
             {"system_prompt": "other"},
-            "<s>system: First add<end>\n<s>user: hello<end>\n<s>assistant: ",
+            f"<s>system: First add<end>\n{ASKED}",
             [SYSTEM, USER],
         ),
-        ({"messages": [USER], "answer": 1}, {}, "<s>user: hello<end>\n<s>assistant: ", [USER]),
+        ({"messages": [USER], "answer": 1}, {}, ASKED, [USER]),
     ],
 )
 def test_chats_go_through_the_template_once(load, tiny_tokenizer, row, settings, text, messages):
@@ -100,17 +85,25 @@ def test_keys_that_only_other_messages_have_are_not_in_a_message(load):
     assert second.prompt == [{**USER, "name": "Ada"}]
 
 
-def test_what_cannot_be_a_prompt_is_refused(load):
-    with pytest.raises(RewardDataError, match=r"No column 'prompt'.*set `prompt_column=prompts`"):
-        load({"prompts": "hello"})
-    with pytest.raises(RewardDataError, match=r"2 of 3 prompts .* are empty \(rows 0, 2; the first: ''\)"):
-        load({"prompt": ""}, {"prompt": "hello"}, {"prompt": None})
-    with pytest.raises(RewardDataError, match="neither text nor chat messages .*row 0; the first: 3"):
-        load({"prompt": 3})
-    with pytest.raises(RewardDataError, match="end with an assistant message .*row 1.*cut off the last message"):
-        load({"prompt": [USER]}, {"prompt": [USER, {"role": "assistant", "content": "hi"}]})
-    with pytest.raises(RewardDataError, match="has a column 'completions'.*rename or remove"):
-        load({"prompt": "hello", "completions": "hello"})
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompts": "hello"}], r"No column 'prompt'.*set `prompt_column=prompts`"),
+        (
+            [{"prompt": ""}, {"prompt": "hello"}, {"prompt": None}],
+            r"2 of 3 prompts .* are empty \(rows 0, 2; the first: ''\)",
+        ),
+        ([{"prompt": 3}], "neither text nor chat messages .*row 0; the first: 3"),
+        (
+            [{"prompt": [USER]}, {"prompt": [USER, {"role": "assistant", "content": "hi"}]}],
+            "end with an assistant message .*row 1.*cut off the last message",
+        ),
+        ([{"prompt": "hello", "completions": "hello"}], "has a column 'completions'.*rename or remove"),
+    ],
+)
+def test_what_cannot_be_a_prompt_is_refused(load, rows, message):
+    with pytest.raises(RewardDataError, match=message):
+        load(*rows)
 
 
 def test_chats_need_a_template_that_takes_them(load, tiny_tokenizer):
@@ -127,14 +120,9 @@ def test_chats_need_a_template_that_takes_them(load, tiny_tokenizer):
 def test_prompt_and_completion_share_the_context(load, caplog):
     rows = [{"prompt": "a" * length} for length in (10, 20, 21)]
     config = tiny_config("qwen3", vocab_size=320, max_position_embeddings=50)
-    assert [len(prompt.input_ids) for prompt in load(*rows, model_config=config, max_completion_length=29)] == [
-        10,
-        20,
-        21,
-    ]
-    needed = (
-        r"1 of 3 prompts .* 20 tokens that max_completion_length=30 leaves .*row 2; the longest has 21\).*drop_long"
-    )
+    kept = load(*rows, model_config=config, max_completion_length=29)
+    assert [len(prompt.input_ids) for prompt in kept] == [10, 20, 21]
+    needed = r"1 of 3 prompts .* 20 tokens that max_completion_length=30 leaves .*row 2; the longest has 21\).*drop"
     with pytest.raises(RewardDataError, match=needed):
         load(*rows, model_config=config, max_completion_length=30)
     with pytest.raises(RewardDataError, match=r"2 of 3 .*max_prompt_length=15 .*raise max_prompt_length"):

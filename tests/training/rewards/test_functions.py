@@ -4,43 +4,22 @@ import asyncio
 import functools
 import gc
 import math
-import sys
 import threading
-import types
 import warnings
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, Qwen3Config
+from tiny_models import tiny_config
+from transformers import AutoModelForSequenceClassification
 
-from modeling_dvpo.training.data.reward_sets import score_rows
-from modeling_dvpo.training.data.rows import Row
 from modeling_dvpo.training.errors import RewardDataError, RewardFunctionError
 from modeling_dvpo.training.rewards.functions import (
     call_reward_functions,
     combine_rewards,
     load_reward_function,
-    reward_name,
     reward_names,
 )
 from modeling_dvpo.training.rewards.reward_model import RewardModel
-
-TEXT = [
-    Row(prompt="1 + 1?", completion=" 2", extra={"answer": "2"}),
-    Row(prompt="2 + 2?", completion=" 5", extra={"answer": "4"}),
-]
-CHAT = [
-    Row(prompt=[{"role": "user", "content": "hi", "name": None}], completion="yo"),
-    Row(
-        messages=[
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"},
-            {"role": "user", "content": "c"},
-            {"role": "assistant", "content": "d"},
-        ]
-    ),
-]
-IDS = [[7], [8, 9]]
 
 
 def right_answer(prompts, completions, answer, **_):
@@ -55,56 +34,13 @@ def only_first(prompts, **_):
     return [3.0] + [None] * (len(prompts) - 1)
 
 
-class TestScoreRows:
-    def test_weighted_sum_by_hand(self):
-        # right: 1, 0; brevity: 1, 1/2
-        assert score_rows(TEXT, IDS, [right_answer, brevity], weights=[2.0, 0.5]) == [2.5, 0.25]
-
-    def test_none_is_left_out_of_the_sum(self):
-        assert score_rows(TEXT, IDS, [only_first, brevity]) == [4.0, 0.5]
-        assert score_rows(TEXT, IDS, [only_first]) == [3.0, None]
-
-    def test_chats_arrive_as_messages(self):
-        seen = {}
-
-        def look(prompts, completions, **_):
-            seen.update(prompts=prompts, completions=completions)
-            return [0.0, 1.0]
-
-        score_rows(CHAT, IDS, [look])
-        # Arrow's empty keys are gone, a text completion is a message, a conversation splits at its first answer.
-        assert seen["prompts"] == [[{"role": "user", "content": "hi"}], CHAT[1].messages[:1]]
-        assert seen["completions"] == [[{"role": "assistant", "content": "yo"}], CHAT[1].messages[1:]]
-
-    @pytest.mark.parametrize(
-        ("answer", "message"),
-        [
-            ([1.0], "returned 1 scores for 2 rows"),
-            ([1.0, math.nan], "returned nan for row 12: it must return a finite number"),
-            ([1.0, "good"], "returned 'good' for row 12"),
-            ([1.0, torch.ones(2)], r"returned tensor\(\[1., 1.\]\) for row 12"),
-            (None, "returned None: it must return a list with one number"),
-        ],
-    )
-    def test_bad_answers_are_refused(self, answer, message):
-        def broken(**_):
-            return answer
-
-        with pytest.raises(RewardDataError, match=f"The reward function 'broken' {message}"):
-            score_rows(TEXT, IDS, [broken], row_ids=[11, 12])
-
-    def test_weights_must_fit(self):
-        with pytest.raises(RewardDataError, match="1 reward weights for 2 reward functions"):
-            score_rows(TEXT, IDS, [brevity, only_first], weights=[1.0])
-
-
 def call(*functions, completions=("a", "bb"), **options):
     return call_reward_functions(
         functions,
         prompts=["p"] * len(completions),
         completions=completions,
         completion_ids=[[7]] * len(completions),
-        **{"columns": {}, **options},
+        **{"columns": {}, "row_ids": range(11, 11 + len(completions)), **options},
     )
 
 
@@ -129,6 +65,28 @@ class TestCallRewardFunctions:
             return [float(answer.pop() == completions.pop()) for _ in range(2)]
 
         assert call(greedy, right_answer, columns={"answer": ["a", "b"]}) == [[0.0, 1.0], [1.0, 0.0]]
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            ([1.0], "returned 1 scores for 2 rows"),
+            ([1.0, math.nan], "returned nan for row 12: it must return a finite number"),
+            ([1.0, "good"], "returned 'good' for row 12"),
+            ([1.0, torch.ones(2)], r"returned tensor\(\[1., 1.\]\) for row 12"),
+            (None, "returned None: it must return a list with one number"),
+        ],
+    )
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    def test_bad_answers_are_refused(self, answer, message, asynchronous):
+        def broken(**_):
+            return answer
+
+        async def late(**_):
+            return answer
+
+        late.__name__ = "broken"
+        with pytest.raises(RewardDataError, match=f"The reward function 'broken' {message}"):
+            call(late if asynchronous else broken)
 
     def test_an_exception_names_the_function_and_keeps_its_cause(self):
         def picky(**_):
@@ -214,13 +172,6 @@ class TestAsynchronousFunctions:
             gc.collect()
         assert not caught  # "coroutine was never awaited"
 
-    def test_their_answers_are_checked(self):
-        async def short(**_):
-            return [1.0]
-
-        with pytest.raises(RewardDataError, match="'short' returned 1 scores for 2 rows"):
-            call(short)
-
     def test_waiting_for_oneself_is_refused(self):
         """It would wait for its own loop for ever."""
 
@@ -240,93 +191,71 @@ class TestCombineRewards:
     def test_zero_is_an_answer(self):
         assert combine_rewards([[0.0], [None]], [], [5]) == [0.0]
 
+    def test_weights_must_fit(self):
+        with pytest.raises(RewardDataError, match="1 reward weights for 2 reward functions"):
+            combine_rewards([[1.0], [2.0]], [1.0], [0])
+
     def test_a_sum_that_overflows_is_refused(self):
         with pytest.raises(RewardDataError, match="sum of rewards of row 12 is inf: bound the rewards"):
             combine_rewards([[1.0, 1e308], [1.0, 1e308]], [], [11, 12])
 
 
-class TestRewardNames:
-    def test_equal_names_are_numbered_in_order(self):
-        class Judge:
-            def __call__(self, **_): ...
+def test_equal_names_are_numbered_in_order_and_a_taken_number_is_skipped():
+    def brevity_2(**_): ...
 
-        functions = [brevity, Judge(), functools.partial(brevity), Judge(), brevity]
-        assert reward_names(functions) == ["brevity", "Judge", "brevity_2", "Judge_2", "brevity_3"]
-        assert reward_name(functions[2]) == "brevity"
-
-    def test_a_number_that_is_taken_is_skipped(self):
-        def brevity_2(**_): ...
-
-        assert reward_names([brevity_2, brevity, brevity]) == ["brevity_2", "brevity", "brevity_3"]
+    functions = [brevity_2, brevity, AsyncJudge(), functools.partial(brevity), AsyncJudge()]
+    assert reward_names(functions) == ["brevity_2", "brevity", "AsyncJudge", "brevity_3", "AsyncJudge_2"]
 
 
-class TestLoadRewardFunction:
-    @pytest.fixture(autouse=True)
-    def module(self, monkeypatch):
-        module = types.ModuleType("some_rewards")
-        module.brevity, module.NUMBER = brevity, 3
-        monkeypatch.setitem(sys.modules, "some_rewards", module)
+@pytest.mark.parametrize("name", ["math:gamma", "math.gamma"])
+def test_a_function_is_found_by_name(name):
+    assert load_reward_function(name) is math.gamma
 
-    @pytest.mark.parametrize("name", ["some_rewards:brevity", "some_rewards.brevity"])
-    def test_by_name(self, name):
-        assert load_reward_function(name) is brevity
 
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("some_rewards:brevitty", "'some_rewards:brevitty' cannot be imported"),
-            ("no_such_module:f", "No module named 'no_such_module'"),
-            ("some_rewards:NUMBER", "is 3, not a function"),
-            ("brevity", "write `package.module:function`"),
-        ],
-    )
-    def test_refusals(self, name, message):
-        with pytest.raises(RewardDataError, match=message):
-            load_reward_function(name)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("math:gama", "'math:gama' cannot be imported"),
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("math:tau", "is 6.28.*, not a function"),
+        ("gamma", "write `package.module:function`"),
+    ],
+)
+def test_names_of_no_function(name, message):
+    with pytest.raises(RewardDataError, match=message):
+        load_reward_function(name)
 
 
 class TestRewardModel:
     def save(self, tokenizer, path, labels=1):
         torch.manual_seed(0)
-        config = Qwen3Config(
-            vocab_size=330,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            num_labels=labels,
-            initializer_range=0.5,
-        )
+        config = tiny_config("qwen3", vocab_size=330, num_labels=labels, initializer_range=0.5)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
         tokenizer.save_pretrained(path)
         return str(path)
 
-    def test_scores_text_row_by_row(self, tiny_tokenizer, tmp_path):
-        """Padding rows of unlike length into one batch must not change a score."""
-        model = load_reward_function(self.save(tiny_tokenizer, tmp_path))
-        scores = score_rows(TEXT, IDS, [model])
-        for row, score in zip(TEXT, scores, strict=True):
-            ids = tiny_tokenizer(row.prompt + row.completion, return_tensors="pt").input_ids
-            with torch.no_grad():
-                assert score == pytest.approx(model.model(ids.to(model.device)).logits.item(), abs=1e-5)
+    def scores(self, model, prompts=("1 + 1?", "2 + 2?"), completions=(" 2", " 5 or so")):
+        return model(prompts=list(prompts), completions=list(completions), completion_ids=None, answer=None)
+
+    def expected(self, model, text):
+        ids = model.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        with torch.no_grad():
+            return pytest.approx(model.model(ids.to(model.device)).logits.item(), abs=1e-5)
+
+    @pytest.mark.parametrize("pad_token", ["<pad>", None])
+    def test_scores_text_row_by_row(self, tiny_tokenizer, tmp_path, pad_token):
+        """Padding rows of unlike length into one batch, with the end token for want of another, changes no score."""
+        tiny_tokenizer.pad_token = pad_token
+        scores = self.scores(model := load_reward_function(self.save(tiny_tokenizer, tmp_path)))
+        assert scores == [self.expected(model, "1 + 1? 2"), self.expected(model, "2 + 2? 5 or so")]
         assert scores[0] != pytest.approx(scores[1], abs=1e-3)
 
     def test_scores_chats_through_its_own_template(self, tiny_tokenizer, tmp_path):
         model = RewardModel(self.save(tiny_tokenizer, tmp_path / "judge"), batch_size=1)
-        assert reward_name(model) == "judge"
-        text = "<s>user: hi<end>\n<s>assistant: yo<end>\n"
-        ids = tiny_tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        with torch.no_grad():
-            expected = model.model(ids.to(model.device)).logits.item()
-        assert score_rows(CHAT, IDS, [model])[0] == pytest.approx(expected, abs=1e-5)
-
-    def test_a_tokenizer_without_pad_token_pads_with_its_end(self, tiny_tokenizer, tmp_path):
-        with_pad = score_rows(TEXT, IDS, [RewardModel(self.save(tiny_tokenizer, tmp_path / "with"))])
-        tiny_tokenizer.pad_token = None
-        without = score_rows(TEXT, IDS, [RewardModel(self.save(tiny_tokenizer, tmp_path / "without"))])
-        assert without == pytest.approx(with_pad, abs=1e-5)
+        assert reward_names([model]) == ["judge"]
+        prompt, completion = [{"role": "user", "content": "hi"}], [{"role": "assistant", "content": "yo"}]
+        expected = self.expected(model, "<s>user: hi<end>\n<s>assistant: yo<end>\n")
+        assert self.scores(model, [prompt, prompt], [completion, "yo"]) == [expected, expected]
 
     def test_one_label_is_needed(self, tiny_tokenizer, tmp_path):
         with pytest.raises(RewardDataError, match="has 2 labels, and a reward model needs 1"):

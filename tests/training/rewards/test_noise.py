@@ -1,19 +1,14 @@
 """Reward noise: what each kind does, how often, and what its draws depend on."""
 
-import asyncio
 import re
-import sys
-import types
 import warnings
 
 import numpy as np
 import pytest
 from scipy.stats import binom, kstest
 
-from modeling_dvpo.training.errors import ConfigError, RewardFunctionError
-from modeling_dvpo.training.rewards import noise as reward_noise
-from modeling_dvpo.training.rewards.functions import call_reward_functions
-from modeling_dvpo.training.rewards.noise import NoisyReward, corrupt, parse_reward_noise
+from modeling_dvpo.training.errors import ConfigError
+from modeling_dvpo.training.rewards.noise import corrupt, parse_reward_noise
 from modeling_dvpo.training.rewards.noise_kinds import Scored
 
 NUM_SAMPLES = 4000
@@ -43,13 +38,10 @@ class TestFlips:
         assert set(noisy) == {0.0, 1.0}
         assert_binomial(noisy.count(0.0), 0.2)
 
-    def test_range(self):
+    def test_rates_of_0_and_1_and_range(self):
+        assert apply("flip=0", [0.0, 1.0] * 50) == [0.0, 1.0] * 50
+        assert apply("flip=1", [0.0, 1.0] * 50) == [1.0, 0.0] * 50
         assert apply("flip=1,low=-1,high=3", [-1.0, 3.0, 0.0]) == [3.0, -1.0, 2.0]
-
-    def test_rates_of_0_and_1(self):
-        rewards = [0.0, 1.0] * 50
-        assert apply("flip=0", rewards) == rewards
-        assert apply("flip=1", rewards) == [1.0, 0.0] * 50
 
     def test_what_is_flipped_at_a_low_rate_is_flipped_at_a_higher_one(self):
         few, many = (apply(f"flip={rate}", [1.0] * 500) for rate in (0.2, 0.4))
@@ -114,36 +106,16 @@ class TestHackable:
             assert apply(f"hackable={pattern}", [0.0] * 3, completions=chats) == [float(pays)] * 3
 
 
-def last_number(text):
-    numbers = re.findall(r"\d+", text)
-    return int(numbers[-1]) if numbers else None
-
-
-@pytest.fixture
-def answers(monkeypatch):
-    module = types.ModuleType("some_answers")
-    module.last_number, module.letters = last_number, list
-    monkeypatch.setitem(sys.modules, "some_answers", module)
-
-
-@pytest.mark.usefixtures("answers")
 class TestMajorityVote:
-    vote = "majority_vote=some_answers:last_number"
+    vote = "majority_vote=made_up_rewards:last_number"
 
     def test_by_hand(self):
         # group 4: 7, 8, 7; group 2: none, none, 3, so that the two that gave no answer do not outvote the one that
         # did; group 9: no answer at all. The true rewards say nothing.
         completions = ["is 7", "hm", "is 8", "hm", "so 7", "3", "?"]
         group_ids = [4, 2, 4, 2, 4, 2, 9]
-        assert apply(self.vote, [0.0, 1.0] * 3 + [1.0], completions=completions, group_ids=group_ids) == [
-            1.0,
-            0.0,
-            0.0,
-            0.0,
-            1.0,
-            1.0,
-            0.0,
-        ]
+        votes = apply(self.vote, [0.0, 1.0] * 3 + [1.0], completions=completions, group_ids=group_ids)
+        assert votes == [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]
 
     def test_of_a_tie_the_first_answer_wins_in_any_order_of_the_batch(self):
         completions, sample_ids = ["8", "7", "8", "7", "9"], [10, 11, 12, 13, 14]
@@ -157,7 +129,7 @@ class TestMajorityVote:
 
     def test_an_answer_that_cannot_be_counted(self):
         with pytest.raises(ValueError, match="cannot read the answer of sample 6 .*unhashable type: 'list'.*hashable"):
-            apply("majority_vote=some_answers:letters", [0.0], sample_ids=[6])
+            apply("majority_vote=builtins:list", [0.0], sample_ids=[6])
 
 
 SPECS = ["flip=0.4", "false_negative=0.5", "gaussian=0.5", "flip=0.4", "length_bias=0.5", "hackable=b"]
@@ -260,78 +232,14 @@ class TestRefusals:
             parse_reward_noise(["bias=1", spec], seed=0)
         assert message in str(caught.value)
 
-    def test_unequal_lengths(self):
-        with pytest.raises(ValueError, match=r"have \[2, 2, 2, 2, 3\] entries; one per sample"):
-            apply("bias=1", [0.0, 1.0], sample_ids=[0, 1, 2])
-
-    def test_negative_ids(self):
-        with pytest.raises(ValueError, match="counter must be positive"):
-            apply("gaussian=1", [0.0], sample_ids=[-1])
-
-    def test_repeated_samples(self):
-        with pytest.raises(ValueError, match="Two samples have one id"):
-            apply("bias=1", [0.0, 1.0], sample_ids=[4, 4])
-
-
-def ones(completions, **_):
-    return [1.0] * len(completions)
-
-
-def call(function, prompts, **columns):
-    size = len(prompts)
-    return function(prompts=prompts, completions=["7"] * size, completion_ids=[[5]] * size, **columns)
-
-
-class TestNoisyReward:
-    def test_numbers_its_calls(self):
-        noisy = NoisyReward(ones, ["gaussian=1"], seed=5)
-        assert noisy.__name__ == "ones"
-        calls = call(noisy, ["p"] * 3) + call(noisy, ["p"] * 2)
-        assert calls == apply("gaussian=1", [1.0] * 5, seed=5)
-
-    def test_ranks_draw_apart(self, monkeypatch):
-        """Each rank makes its own object and would count 0, 1, … like the others."""
-        monkeypatch.setattr(reward_noise, "world_size", lambda: 2)
-        monkeypatch.setattr(reward_noise, "rank", lambda: 1)
-        expected = apply("gaussian=1", [1.0] * 3, sample_ids=[1, 3, 5])
-        assert call(NoisyReward(ones, ["gaussian=1"]), ["p"] * 3) == expected
-
-    def test_ids_of_the_trainer_are_used_and_do_not_reach_the_function(self):
-        def strict(prompts, completions, completion_ids):
-            return [1.0] * len(prompts)
-
-        noisy = NoisyReward(strict, ["gaussian=1"])
-        sample_ids = [30, 31]
-        expected = apply("gaussian=1", [1.0] * 2, sample_ids=sample_ids)
-        assert call(noisy, ["p"] * 2, sample_ids=sample_ids, group_ids=[0, 1]) == expected
-        assert call(noisy, ["p"] * 2, sample_ids=sample_ids) == expected
-
-    @pytest.mark.usefixtures("answers")
-    def test_groups_are_equal_prompts(self):
-        noisy = NoisyReward(ones, ["majority_vote=some_answers:last_number"])
-        chats = [[{"role": "user", "content": text}] for text in ("a", "b", "a", "b", "a")]
-        options = dict(completions=["1", "1", "2", "3", "2"], completion_ids=[[5]] * 5)
-        assert noisy(prompts=chats, **options) == [0.0, 1.0, 1.0, 0.0, 1.0]
-        assert noisy(prompts=["a"] * 5, group_ids=[0, 0, 0, 1, 1], **options) == [1.0, 1.0, 0.0, 1.0, 0.0]
-
-    def test_none_stays_none_and_columns_arrive(self):
-        def where(answer, **_):
-            return answer
-
-        assert call(NoisyReward(where, ["bias=1"]), ["p"] * 3, answer=[None, 2.0, None]) == [None, 3.0, None]
-
-    def test_asynchronous_functions(self):
-        async def judge(completions, **_):
-            await asyncio.sleep(0)
-            return [1.0] * len(completions)
-
-        assert call(NoisyReward(judge, ["bias=1"]), ["p"]) == [2.0]
-
-    def test_among_reward_functions(self):
-        def broken(**_):
-            raise KeyError("answer")
-
-        options = dict(prompts=["p"], completions=["7"], completion_ids=[[5]], columns={})
-        assert call_reward_functions([NoisyReward(ones, ["flip=1"]), ones], **options) == [[0.0], [1.0]]
-        with pytest.raises(RewardFunctionError, match="function 'broken' raised KeyError"):
-            call_reward_functions([NoisyReward(broken, ["flip=1"])], **options)
+    @pytest.mark.parametrize(
+        ("sample_ids", "message"),
+        [
+            ([0, 1, 2], r"have \[2, 2, 2, 2, 3\] entries; one per sample"),
+            ([0, -1], "counter must be positive"),
+            ([4, 4], "Two samples have one id"),
+        ],
+    )
+    def test_sample_ids(self, sample_ids, message):
+        with pytest.raises(ValueError, match=message):
+            apply("gaussian=1", [0.0, 1.0], sample_ids=sample_ids)

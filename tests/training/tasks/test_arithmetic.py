@@ -3,22 +3,16 @@ import random
 
 import pytest
 
-from modeling_dvpo.training.tasks import arithmetic
 from modeling_dvpo.training.tasks.arithmetic import (
     DOMAINS,
     STUDY_DOMAINS,
     Problem,
-    demonstrations,
     distinct_problems,
     exact_reward,
     generate_problems,
     graded_reward,
-    is_correct,
-    is_held_out,
     process_reward,
-    stated_answer,
 )
-from modeling_dvpo.training.tasks.imitation import imitation_batch
 
 PROMPT = "7+3*4-9="
 #   what is written                              exact  graded  process
@@ -44,25 +38,6 @@ def test_rewards_by_hand(completion, exact, graded, process):
     assert process_reward(prompts=[PROMPT], completions=[completion]) == [process]
 
 
-def test_rewards_pair_each_completion_with_its_own_prompt_and_ignore_other_columns():
-    prompts, completions = ["2+3=", "9-4="], ["2+3=5;answer 5", "2+3=5;answer 5"]
-    assert exact_reward(prompts, completions, source=["a", "b"], trainer_state=None) == [1.0, 1.0]
-    assert graded_reward(prompts, completions, source=["a", "b"]) == [1.0, 1 / 2]  # the answer, not the step
-    with pytest.raises(ValueError, match="shorter"):
-        exact_reward(prompts, completions[:1])
-
-
-@pytest.mark.parametrize("completion", ["10", "answer 10;", "answer 10 ", "the answer 10", "answer 010;answer 11"])
-def test_only_a_final_answer_line_counts(completion):
-    assert not is_correct(PROMPT, completion)
-
-
-def test_stated_answer():
-    assert stated_answer("3-8=-5;answer -5") == -5
-    assert stated_answer("answer 3;answer 10") == 10
-    assert stated_answer("answer 10;") is stated_answer("answer 10\n") is stated_answer("10") is None
-
-
 @pytest.mark.parametrize(
     "prompt, solution",
     [
@@ -77,12 +52,6 @@ def test_reference_solution_by_hand(prompt, solution):
     assert problem.solution == solution
     assert problem.prompt == prompt
     assert problem.answer == eval(prompt.rstrip("="))
-
-
-@pytest.mark.parametrize("prompt", ["", "7+3", "7+=", "+7=", "7/3=", "7+3= "])
-def test_other_prompts_are_refused(prompt):
-    with pytest.raises(ValueError, match="looks like"):
-        Problem.from_prompt(prompt)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -114,59 +83,6 @@ def test_study_domains_have_no_prompt_in_common_with_the_one_trained_on():
     assert all(min(problem.operands) >= 10 for problem in two_digits)
     assert all("*" in problem.operators for problem in digit_products)
     assert all(len(problem.operands) >= 6 for problem in many_digits)
-
-
-def test_demonstrations_of_a_mixture_are_careless_work_of_the_training_side():
-    rows = list(itertools.islice(demonstrations(seed=0, domain=STUDY_DOMAINS, carelessness=0.3), 300))
-    assert rows == list(itertools.islice(demonstrations(seed=0, domain=STUDY_DOMAINS, carelessness=0.3), 300))
-    prompts, completions = [prompt for (prompt, _), _ in rows], [completion for _, (completion, _) in rows]
-    assert all(row[0][1] is False and row[1][1] is True for row in rows)
-    assert not any(map(is_held_out, prompts))
-    assert {"*" in prompt for prompt in prompts} == {True, False}
-    assert 0.3 < sum(exact_reward(prompts, completions)) / len(rows) < 0.9
-    exact = itertools.islice(demonstrations(seed=0, carelessness=0.0), 50)
-    assert all(is_correct(prompt, completion) for (prompt, _), (completion, _) in exact)
-
-
-def test_every_demonstration_fits_the_tokenizer():
-    tokenizer = arithmetic.tokenizer()
-    batch = list(itertools.islice(demonstrations(seed=0, domain=list(DOMAINS), carelessness=0.3), 200))
-    ids = imitation_batch(batch, tokenizer)["input_ids"]
-    assert tokenizer.unk_token_id not in ids
-    assert tokenizer.decode(ids[0], skip_special_tokens=True) == "".join(part for part, _ in batch[0])
-
-
-def test_rows_are_the_prompts_of_distinct_problems():
-    problems = distinct_problems(50, seed=1, domain="many_digits", held_out=True)
-    rows = arithmetic.prompt_rows(50, seed=1, domain="many_digits", held_out=True)
-    assert rows == [{"prompt": problem.prompt} for problem in problems]
-
-
-def test_the_split_holds_across_seeds():
-    train = {problem.prompt for seed in (0, 1) for problem in distinct_problems(1500, seed=seed)}
-    held_out = {problem.prompt for seed in (0, 2) for problem in distinct_problems(400, seed=seed, held_out=True)}
-    assert train.isdisjoint(held_out)
-    assert not any(map(is_held_out, train)) and all(map(is_held_out, held_out))
-
-
-def test_the_seed_decides_the_stream():
-    first, again, other = (distinct_problems(20, seed=seed) for seed in (3, 3, 4))
-    assert first == again != other
-    assert len(set(first)) == 20
-
-
-def test_unknown_domain_is_refused():
-    with pytest.raises(ValueError, match="in_domain"):
-        generate_problems(seed=0, domain="calculus")
-
-
-def test_careless_work_slips_at_the_promised_rates():
-    # 8+7 carries: wrong in 30 % of 4000 tries (standard error 0.7 %); 8+1 does not: 3 % (0.3 %).
-    for prompt, rate, tolerance in (("8+7=", 0.3, 0.03), ("8+1=", 0.03, 0.012)):
-        rng = random.Random(0)
-        worked = [Problem.from_prompt(prompt).worked(0.3, rng) for _ in range(4000)]
-        wrong = 1 - sum(exact_reward([prompt] * len(worked), worked)) / len(worked)
-        assert wrong == pytest.approx(rate, abs=tolerance)
 
 
 def test_careless_work_carries_on_from_the_wrong_value():

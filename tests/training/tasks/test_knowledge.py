@@ -3,20 +3,13 @@ import random
 
 import pytest
 
-from modeling_dvpo.training.tasks import knowledge
-from modeling_dvpo.training.tasks.imitation import imitation_batch
 from modeling_dvpo.training.tasks.knowledge import (
     DOMAINS,
     STUDY_DOMAINS,
     Problem,
-    demonstrations,
-    distinct_problems,
     exact_reward,
     generate_problems,
     graded_reward,
-    is_correct,
-    is_held_out,
-    stated_answer,
 )
 
 PROMPT = "c>d;a>c;d>a;b>a?b>>>"
@@ -41,45 +34,12 @@ def test_rewards_by_hand(completion, exact, graded):
     assert graded_reward(prompts=[PROMPT], completions=[completion]) == [graded]
 
 
-def test_rewards_pair_each_completion_with_its_own_prompt_and_ignore_other_columns():
-    prompts, completions = ["a>b;b>a?a>", "a>b;b>a?b>"], ["a>b;answer b", "a>b;answer b"]
-    assert exact_reward(prompts, completions, source=["x", "y"]) == [1.0, 0.0]
-    assert graded_reward(prompts, completions, trainer_state=None) == [1.0, 0.0]
-    for reward in (exact_reward, graded_reward):
-        with pytest.raises(ValueError, match="shorter"):
-            reward(prompts, completions[:1])
-
-
-@pytest.mark.parametrize(
-    "completion, stated",
-    [
-        ("b>a;answer a", "a"),
-        ("answer a;answer b", "b"),
-        ("answer ab", None),
-        ("answer a;", None),
-        ("answer a\n", None),
-        ("answer ", None),
-        ("the answer a", None),
-        ("a", None),
-    ],
-)
-def test_only_a_final_answer_line_counts(completion, stated):
-    assert stated_answer(completion) == stated
-    assert not is_correct("a>b;b>c;c>a?b>", completion)
-
-
 def test_reference_solution_by_hand():
     problem = Problem.from_prompt(PROMPT)
     assert problem == Problem((("c", "d"), ("a", "c"), ("d", "a"), ("b", "a")), "b", 3)
     assert problem.solution == "b>a;a>c;c>d;answer d"
     assert (problem.prompt, problem.answer) == (PROMPT, "d")
     assert Problem.from_prompt("a>b;b>a?a>>>").solution == "a>b;b>a;a>b;answer b"  # a walk may come back
-
-
-@pytest.mark.parametrize("prompt", ["", "a>b;b>a", "a>b;b>a?", "a>b;b>a?a", "a>b;b>a?a>;", "?a>", "ab>c?a>", "A>a?A>"])
-def test_other_prompts_are_refused(prompt):
-    with pytest.raises(ValueError, match="looks like"):
-        Problem.from_prompt(prompt)
 
 
 @pytest.mark.parametrize("prompt", ["a>b?a>", "a>b;a>c;b>a;c>a?a>", "a>b;b>a?c>"])
@@ -107,32 +67,13 @@ def test_generated_problems_stay_in_their_domain_and_are_walked_right(domain):
         assert seen == set(range(fewest, most + 1))
 
 
-def test_no_two_domains_share_a_prompt_and_the_split_holds_across_seeds():
+def test_no_two_domains_share_a_prompt():
     assert set(STUDY_DOMAINS) == set(DOMAINS)
     for one, other in itertools.combinations(DOMAINS.values(), 2):
         assert any(
             set(range(a[0], a[1] + 1)).isdisjoint(range(b[0], b[1] + 1))
             for a, b in zip((one.num_facts, one.num_hops), (other.num_facts, other.num_hops), strict=True)
         )
-    train = {problem.prompt for seed in (0, 1) for problem in distinct_problems(500, seed=seed)}
-    held_out = {problem.prompt for seed in (0, 2) for problem in distinct_problems(300, seed=seed, held_out=True)}
-    assert not any(map(is_held_out, train)) and all(map(is_held_out, held_out))
-
-
-def test_rows_are_the_prompts_of_distinct_problems():
-    problems = distinct_problems(50, seed=1, domain="more_hops", held_out=True)
-    rows = knowledge.prompt_rows(50, seed=1, domain="more_hops", held_out=True)
-    assert rows == [{"prompt": problem.prompt} for problem in problems]
-
-
-def test_careless_work_slips_at_the_promised_rates():
-    # The last two facts are fresh: 3 % of 4000 tries (standard error 0.3 %), the others 30 % (0.7 %).
-    for start, rate, tolerance in (("c", 0.3, 0.03), ("a", 0.3, 0.03), ("d", 0.03, 0.012), ("b", 0.03, 0.012)):
-        rng = random.Random(0)
-        prompt = f"c>d;a>c;d>a;b>a?{start}>"
-        worked = [Problem.from_prompt(prompt).worked(0.3, rng) for _ in range(4000)]
-        wrong = 1 - sum(exact_reward([prompt] * len(worked), worked)) / len(worked)
-        assert wrong == pytest.approx(rate, abs=tolerance)
 
 
 def test_careless_work_carries_on_from_the_wrong_name():
@@ -149,15 +90,3 @@ def test_careless_work_carries_on_from_the_wrong_name():
 
 def test_with_two_names_there_is_nothing_to_mistake():
     assert Problem.from_prompt("a>b;b>a?a>").worked(1.0, random.Random(0)) == "a>b;answer b"
-
-
-def test_every_demonstration_fits_the_tokenizer():
-    tokenizer = knowledge.tokenizer()
-    stream = demonstrations(seed=0, domain=STUDY_DOMAINS, carelessness=0.3)
-    batch = list(itertools.islice(stream, 200))
-    ids = imitation_batch(batch, tokenizer)["input_ids"]
-    assert tokenizer.unk_token_id not in ids
-    text = tokenizer.decode(ids[0], skip_special_tokens=True)
-    assert text == "".join(part for part, _ in batch[0])
-    assert any(not is_correct(prompt, completion) for (prompt, _), (completion, _) in batch)
-    assert all(not is_held_out(prompt) for (prompt, _), _ in batch)
