@@ -18,6 +18,11 @@ def quantile_huber(q: Tensor, y: Tensor, kappa: float, levels=None, level_weight
     return (weights[:, None] * check * huber / kappa).mean((-1, -2))
 
 
+def normal_atoms(count: int, mean: float = 0.0, sd: float = 1.0) -> Tensor:
+    """The quantiles of a normal distribution at `count` midpoint levels."""
+    return mean + sd * torch.special.ndtri((torch.arange(count).double() + 0.5) / count)
+
+
 def cvar(z: Tensor, alpha: float) -> Tensor:
     """(..., M) -> (...), differentiable: weights of the lowest share, one atom at a time."""
     z = z.sort(-1).values

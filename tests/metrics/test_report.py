@@ -4,15 +4,11 @@ import math
 
 import pytest
 import torch
+from reference import normal_atoms
 
 from modeling_dvpo.metrics.calibration import interval_coverage, pit_distance
 from modeling_dvpo.metrics.report import CriticReport, critic_report
 from modeling_dvpo.metrics.scores import crps, explained_variance, wasserstein_1
-
-
-def normal_atoms(quantiles):
-    levels = (torch.arange(quantiles, dtype=torch.float64) + 0.5) / quantiles
-    return torch.distributions.Normal(0.0, 1.0).icdf(levels)
 
 
 class TestReport:
