@@ -5,12 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from modeling_dvpo.returns import (
-    align_to_actions,
-    distributional_gae,
-    labels_from_returns,
-    monte_carlo_returns,
-)
+from modeling_dvpo.returns import align_to_actions, distributional_gae, labels_from_returns, monte_carlo_returns
 
 
 def rollout(num_rows=3, num_tokens=40, num_quantiles=5, seed=0, share=0.6):

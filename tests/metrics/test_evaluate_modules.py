@@ -41,6 +41,14 @@ def load(tmp_path):
     return load
 
 
+@pytest.fixture
+def score(load):
+    """What a metric says of these predictions and references."""
+    return lambda name, predictions, references, **options: load(name).compute(
+        predictions=predictions, references=references, **options
+    )
+
+
 def responses(seed, lengths, heads=3, quantiles=6, continuations=1):
     """Of responses of these lengths: (T, N, M) quantiles, (T, K) returns, a scalar critic's (T,) values, flags."""
     generator = torch.Generator().manual_seed(seed)
@@ -106,47 +114,41 @@ def test_a_wrong_name_lists_the_right_ones():
 
 
 class TestFiguresByHand:
-    def test_crps(self, load):
+    def test_crps(self, score):
         # (0, 3), y = 1: (1 + 2)/2 - 3/4; (1, 2), y = 4: (3 + 2)/2 - 1/4. Constant of {0, 4}: atoms 0, 4:
         # y = 1: (1 + 3)/2 - 1; y = 4: 2 - 1. Scalar: |1 - 1.5|, |4 - 2|
         baselines = {"training_returns": [4.0, 0.0], "scalar_values": [1.5, 2.0]}
-        report = load("crps").compute(predictions=[[0.0, 3.0], [1.0, 2.0]], references=[1.0, 4.0], **baselines)
+        report = score("crps", [[0.0, 3.0], [1.0, 2.0]], [1.0, 4.0], **baselines)
         expected = {"crps": (0.75 + 2.25) / 2, "crps_constant": 1.0, "crps_scalar": 1.25}
         assert report == {**expected, "constant_from": "training_returns", "states": 2}
 
-    def test_heads_are_averaged_quantile_by_quantile(self, load):
+    def test_heads_are_averaged_quantile_by_quantile(self, score):
         # the mean of heads (0, 2) and (2, 4) is (1, 3)
-        of_heads = load("crps").compute(predictions=[[[0.0, 2.0], [2.0, 4.0]]], references=[0.0])
+        of_heads = score("crps", [[[0.0, 2.0], [2.0, 4.0]]], [0.0])
         assert of_heads["crps"] == (1 + 3) / 2 - 1 / 2
 
-    def test_the_constant_is_of_the_references_unless_told(self, load):
+    def test_the_constant_is_of_the_references_unless_told(self, score):
         # atoms floor(.25 · 4) and floor(.75 · 4) of 0 1 2 9: 1 and 9; E|Z - y| - 2: 5, 4, 4, 4 - 2
-        report = load("crps").compute(predictions=[[0.0, 0.0]] * 4, references=[9.0, 1.0, 0.0, 2.0])
+        report = score("crps", [[0.0, 0.0]] * 4, [9.0, 1.0, 0.0, 2.0])
         assert report["constant_from"] == "references"
         assert report["crps_constant"] == (3 + 2 + 2 + 2) / 4
 
-    def test_pinball_takes_quantiles_in_their_order(self, load):
+    def test_pinball_takes_quantiles_in_their_order(self, score):
         # y = 1: q = 0, 3 at 1/4, 3/4 cost (1/4 + 1/2)/2; q = 3, 0 cost (3/2 + 3/4)/2; a scalar half its error
-        report = load("pinball").compute(
-            predictions=[[0.0, 3.0], [3.0, 0.0]], references=[1.0, 1.0], scalar_values=[1.0, 3.0]
-        )
+        report = score("pinball", [[0.0, 3.0], [3.0, 0.0]], [1.0, 1.0], scalar_values=[1.0, 3.0])
         assert report["pinball"] == (0.375 + 1.125) / 2
         assert report["pinball_scalar"] == 0.5
 
-    def test_wasserstein_with_unequal_numbers_of_returns(self, load):
+    def test_wasserstein_with_unequal_numbers_of_returns(self, score):
         # {0, 3} to {1, 2}: 1; {1, 1} to {0, 0, 0}: 1; the pooled returns 0 0 0 1 2 have atoms 0 and 1, which are
         # 1 from {1, 2} and 1/2 from {0, 0, 0}
-        report = load("wasserstein").compute(
-            predictions=[[0.0, 3.0], [1.0, 1.0]], references=[[1.0, 2.0], [0.0, 0.0, 0.0]]
-        )
+        report = score("wasserstein", [[0.0, 3.0], [1.0, 1.0]], [[1.0, 2.0], [0.0, 0.0, 0.0]])
         assert report["wasserstein_1"] == 1.0 and report["wasserstein_1_constant"] == 0.75
 
-    def test_interval_coverage(self, load):
+    def test_interval_coverage(self, score):
         # M = 2: y = 0 meets the first atom, PIT [0, 1/2], of which the central half keeps 1/2; y = 5: [3/4, 1], none;
         # y = 1/2: [1/4, 3/4], all
-        report = load("interval_coverage").compute(
-            predictions=[[0.0, 1.0]] * 3, references=[0.0, 5.0, 0.5], masses=[0.5, 0.975], tolerance=0.0
-        )
+        report = score("interval_coverage", [[0.0, 1.0]] * 3, [0.0, 5.0, 0.5], masses=[0.5, 0.975], tolerance=0.0)
         assert report["coverage_50"] == pytest.approx(0.5)
         # [.0125, .9875] keeps .975 of [0, 1/2], .95 of [3/4, 1] and all of [1/4, 3/4]
         assert report["coverage_97.5"] == pytest.approx((0.975 + 0.95 + 1) / 3)
@@ -163,23 +165,19 @@ class TestFiguresByHand:
         assert report["coverage_50"] == pytest.approx(0.7)
         assert report["coverage_50_interval"] == pytest.approx(list(expected))
 
-    def test_pit_of_a_coin(self, load):
+    def test_pit_of_a_coin(self, score):
         # the first half of the PITs belongs to 0, which is one return of four; the constant knows that
         coin = [[0.0, 0.0, 1.0, 1.0]] * 4
-        report = load("pit_histogram").compute(
-            predictions=coin, references=[0.0, 1.0, 1.0, 1.0], bins=4, levels=[0.25, 0.5]
-        )
+        report = score("pit_histogram", coin, [0.0, 1.0, 1.0, 1.0], bins=4, levels=[0.25, 0.5])
         assert report["pit_histogram"] == [0.125, 0.125, 0.375, 0.375]
         assert report["pit_histogram_constant"] == [0.25] * 4
         assert (report["pit_ks"], report["pit_ks_constant"]) == (0.25, 0.0)
         assert report["reliability"] == [{"level": 0.25, "observed": 0.125}, {"level": 0.5, "observed": 0.25}]
         assert report["tolerance"] == pytest.approx(0.1)  # a tenth of the gap between 0 and 1
 
-    def test_pit_counts_each_state_once(self, load):
+    def test_pit_counts_each_state_once(self, score):
         # a state with three returns at 0 and one with a single return at 1: half and half, though 0 is 3 of 4 returns
-        report = load("pit_histogram").compute(
-            predictions=[[0.0, 1.0]] * 2, references=[[0.0, 0.0, 0.0], [1.0]], bins=2, levels=[0.5]
-        )
+        report = score("pit_histogram", [[0.0, 1.0]] * 2, [[0.0, 0.0, 0.0], [1.0]], bins=2, levels=[0.5])
         assert report["pit_histogram"] == [0.5, 0.5] and report["reliability"][0]["observed"] == 0.5
 
     def test_explained_variance(self, load):
@@ -193,11 +191,11 @@ class TestFiguresByHand:
         assert report["explained_variance"] == pytest.approx(1 - 2.56 / 3.84)
         assert report["explained_variance_constant"] == 0.0 and report["explained_variance_scalar"] == 1.0
         first, second = report["by_position"]
-        assert first["explained_variance"] == 1 - 2.25 / 4 and first["explained_variance_scalar"] == 1.0
-        assert (first["from"], first["to"], first["states"], second["states"]) == (0.0, 0.5, 2, 3)
+        expected = {"from": 0.0, "to": 0.5, "states": 2, "explained_variance": 1 - 2.25 / 4}
+        assert first == {**expected, "explained_variance_scalar": 1.0} and second["states"] == 3
 
-    def test_explained_variance_is_of_the_mean_of_a_states_returns(self, load):
-        report = load("explained_variance").compute(predictions=[[0.0, 2.0], [3.0, 3.0]], references=[[-1, 3], [3, 3]])
+    def test_explained_variance_is_of_the_mean_of_a_states_returns(self, score):
+        report = score("explained_variance", [[0.0, 2.0], [3.0, 3.0]], [[-1, 3], [3, 3]])
         assert report == {"explained_variance": 1.0, "explained_variance_constant": 0.0, "states": 2}
 
     def test_quantile_crossing(self, load):
@@ -205,11 +203,12 @@ class TestFiguresByHand:
         assert load("quantile_crossing").compute(predictions=[[0.0, 2.0, 1.0, 1.0, 3.0]])["crossing_rate"] == 0.25
         assert load("quantile_crossing").compute(predictions=[[[0.0, 1.0], [1.0, 0.0]]])["crossing_rate"] == 0.5
 
-    def test_value_auc(self, load):
+    def test_value_auc(self, score):
         # 0 %: 1/2 < 5; 50 %: after one of two tokens 5, after two of four 3; the quantiles' mean is the value
-        report = load("value_auc").compute(
-            predictions=[[[0.0, 1.0], [4.0, 6.0], [0.0, 0.0]], [[5.0, 5.0], [0.0, 0.0], [3.0, 3.0], [0, 0], [1, 1]]],
-            references=[1, 0],
+        report = score(
+            "value_auc",
+            [[[0.0, 1.0], [4.0, 6.0], [0.0, 0.0]], [[5.0, 5.0], [0.0, 0.0], [3.0, 3.0], [0, 0], [1, 1]]],
+            [1, 0],
             percents=[0, 50, 100],
             scalar_values=[[0.0, 0.0, 1.0], [0.0] * 5],
         )
@@ -218,11 +217,12 @@ class TestFiguresByHand:
         assert [report[f"value_auc_{percent}_constant"] for percent in (0, 50, 100)] == [0.5] * 3
         assert (report["rows"], report["successes"]) == (2, 1)
 
-    def test_ensemble_disagreement(self, load):
+    def test_ensemble_disagreement(self, score):
         # heads' means (1, 0), (1, 1), (2, 1): deviations 1/2, 0, 1/2; flagged is the first
-        report = load("ensemble_disagreement").compute(
-            predictions=[[[0.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], [[0.0, 4.0], [1.0, 1.0]]],
-            references=[1, 0, 0],
+        report = score(
+            "ensemble_disagreement",
+            [[[0.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], [[0.0, 4.0], [1.0, 1.0]]],
+            [1, 0, 0],
         )
         assert report["head_disagreement"] == pytest.approx(1 / 3)
         assert (report["head_disagreement_flagged"], report["head_disagreement_unflagged"]) == (0.5, 0.25)
@@ -305,19 +305,19 @@ class TestAnyLengthAndAnyCut:
         assert metric.compute(predictions=list(q), references=list(y))["crps"] == pytest.approx(sum(alone) / 3)
         assert alone == [2.25, 2.0, 0.75]
 
-    def test_no_digits_are_lost(self, load):
+    def test_no_digits_are_lost(self, score):
         """In float32 both quantiles and the return would be 1e9."""
-        report = load("crps").compute(predictions=[[1e9, 1e9 + 1]], references=[1e9 + 0.25])
+        report = score("crps", [[1e9, 1e9 + 1]], [1e9 + 0.25])
         assert report["crps"] == 0.25
         exact = torch.tensor([[0.1, 0.2]], dtype=torch.float32)
-        report = load("crps").compute(predictions=exact, references=torch.tensor([0.0]))
+        report = score("crps", exact, torch.tensor([0.0]))
         assert report["crps"] == exact.double().mean().item() - exact.double().diff().item() / 4
 
     @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, np.float32])
-    def test_tensors_and_arrays_are_rows(self, load, kind):
+    def test_tensors_and_arrays_are_rows(self, score, kind):
         q, y = torch.tensor([[0.0, 3.0], [1.0, 2.0]]), torch.tensor([1.0, 4.0])
         q, y = (q.numpy(), y.numpy()) if kind is np.float32 else (q.to(kind), y.to(kind))
-        assert load("crps").compute(predictions=q, references=y)["crps"] == 1.5
+        assert score("crps", q, y)["crps"] == 1.5
 
     def test_rows_one_by_one_and_in_memory(self, load):
         metric = load("crps", keep_in_memory=True)
@@ -357,9 +357,9 @@ class TestBaselines:
             options.pop("scalar_values", None)
             assert "scalar" not in str(load(name, "responses").compute(**rows, **options))
 
-    def test_metrics_of_distributions_take_no_scalar_values(self, load):
+    def test_metrics_of_distributions_take_no_scalar_values(self, score):
         with pytest.raises(TypeError, match="scalar_values"):
-            load("interval_coverage").compute(predictions=[[0.0, 1.0]], references=[1.0], scalar_values=[0.0])
+            score("interval_coverage", [[0.0, 1.0]], [1.0], scalar_values=[0.0])
 
 
 class TestErrors:
