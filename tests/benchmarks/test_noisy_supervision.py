@@ -117,7 +117,6 @@ def results_of(method, finals, noise="flip=0.4", **settings):
 
 def test_seeds_are_the_outermost_loop():
     runs = list(TWO_METHODS.runs())
-    assert len(runs) == 8
     assert [run.seed for run in runs] == [0] * 4 + [1] * 4
     assert {(run.method, run.noise) for run in runs[:4]} == {(run.method, run.noise) for run in runs[4:]}
 
@@ -184,33 +183,25 @@ def test_a_noise_may_be_several_specs():
 # --- running ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_fails_is_recorded_and_the_others_go_on(workplace, tmp_path):
+def test_a_run_that_fails_is_recorded_and_alone_made_again(workplace, tmp_path):
     results = tmp_path / "results.jsonl"
     noisy_supervision.run_grid(TWO_METHODS, results, workplace, jobs=2)
-    records = read_results(results)
+    records, first = read_results(results), results.read_text()
     assert set(records) == set(TWO_METHODS.runs())
     assert not list(workplace.directory.rglob("checkpoints"))
+    failed = Run("ppo", "flip=0", 1, "arithmetic"), Run("ppo", "flip=0.4", 1, "arithmetic")
     for run, found in records.items():
-        if (run.method, run.seed) == ("ppo", 1):
-            assert found["status"] == "failed"
-            assert found["error"] == "exit status 1"
+        if run in failed:
+            assert (found["status"], found["error"]) == ("failed", "exit status 1")
             assert found["log"].endswith("the loss is not finite")
         else:
-            assert found["status"] == "ok"
-            assert found["algorithm"] == run.method
-            assert found["samples"] == 4 * 128
+            assert (found["status"], found["algorithm"], found["samples"]) == ("ok", run.method, 4 * 128)
             assert [line["step"] for line in found["learning_curve"]] == [0, 2, 4]
             assert found["final"] == pytest.approx(dict.fromkeys(TASK.domains, 0.6))
             assert found["training_end"].items() >= {"reward": 0.5, "reward/exact_reward": 0.4, "kl": 0.04}.items()
             assert found["seconds_per_step"] == 2.0
 
-
-def test_finished_runs_are_not_made_again_and_failed_ones_are(workplace, tmp_path):
-    results = tmp_path / "results.jsonl"
-    noisy_supervision.run_grid(TWO_METHODS, results, workplace, jobs=2)
-    first = results.read_text()
-    assert {(run.method, run.seed) for run in still_to_run(TWO_METHODS, read_results(results))} == {("ppo", 1)}
-
+    assert set(still_to_run(TWO_METHODS, records)) == set(failed)
     workplace.trainer.write_text(FAKE_TRAINER.replace('["1"]', '["-1"]'))
     noisy_supervision.run_grid(TWO_METHODS, results, workplace, jobs=2)
     assert results.read_text().startswith(first)
@@ -390,7 +381,7 @@ def test_runs_of_a_seed_are_compared_where_they_started_alike():
     assert "| *start (imitation)* | 3 |" in report(results)
 
 
-@pytest.mark.parametrize(("final", "collapsed"), [(0.6, False), (0.41, False), (0.39, True), (0.0, True)])
+@pytest.mark.parametrize(("final", "collapsed"), [(0.41, False), (0.39, True)])
 def test_a_collapse_is_more_than_ten_points_below_the_start(final, collapsed):
     assert has_collapsed(record(run_of("ppo"), final, start=0.5)) == collapsed
 

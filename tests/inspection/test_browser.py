@@ -379,18 +379,15 @@ class TestLayout:
         assert page.evaluate("document.querySelector('iframe').offsetHeight") > 700
 
 
+NARROW, DARK = {"width": 380, "height": 1600}, {"dark": True}
+
+
 @pytest.mark.parametrize(
-    ("name", "words", "settings"),
-    [
-        ("light", WORDS, {}),
-        ("dark", WORDS, {"dark": True}),
-        ("narrow", WORDS, {"width": 380, "height": 1600}),
-        ("arabic", ARABIC, {}),
-        ("chinese", CHINESE, {"dark": True}),
-    ],
+    ("words", "settings"),
+    [(WORDS, {}), (WORDS, DARK), (WORDS, NARROW), (ARABIC, {}), (CHINESE, DARK)],
+    ids=["light", "dark", "narrow", "arabic", "chinese"],
 )
-def test_pictures_for_the_eye(open_page, tmp_path, name, words, settings):
+def test_pictures_for_the_eye(open_page, tmp_path, words, settings):
     """Nobody compares these; they are there to be looked at, in pytest's temporary directory."""
     page = open_page(hand_scored("p", words), hand_scored("p", words, seed=1), **settings)
-    page.screenshot(path=tmp_path / f"{name}.png")
-    assert (tmp_path / f"{name}.png").stat().st_size > 20_000
+    assert len(page.screenshot(path=tmp_path / "page.png")) > 20_000
