@@ -42,7 +42,7 @@ def test_two_turns_worked_by_hand():
     assert_close(returns[0, :, 0], torch.tensor([0, 15 / 4, 5, 0, 0, 16, 0]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(
     st.integers(1, 4),
     st.integers(1, 70),
@@ -50,22 +50,18 @@ def test_two_turns_worked_by_hand():
     st.sampled_from([0.0, 1e-6, 0.3, 0.95, 1.0]),
     st.sampled_from([0.0, 0.1, 0.6, 1.0]),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 10_000),
 )
-def test_equals_the_token_loop(num_rows, num_tokens, gamma, lam, share, truncated, seed):
+def test_equals_the_token_loop(num_rows, num_tokens, gamma, lam, share, truncated, packed, seed):
     rewards, quantiles, mask, bootstrap = rollout(num_rows, num_tokens, 3, seed, share)
-    assert_matches_loop(rewards, quantiles, mask, gamma, lam, bootstrap=bootstrap if truncated else None)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 50), st.sampled_from([0.2, 0.7, 1.0]), st.booleans(), st.integers(0, 10_000))
-def test_packed_rows_equal_the_token_loop(num_tokens, share, truncated, seed):
-    rewards, quantiles, mask, _ = rollout(3, num_tokens, 2, seed, share)
-    generator = torch.Generator().manual_seed(seed + 1)
-    segment_ids = (torch.rand(3, num_tokens, generator=generator) < 0.15).cumsum(1)
-    bootstrap = torch.randn(3, num_tokens, 2, generator=generator) if truncated else None
-    lam = torch.tensor([0.3, 0.9, 1.0])
-    assert_matches_loop(rewards, quantiles, mask, 0.9, lam, segment_ids=segment_ids, bootstrap=bootstrap)
+    segment_ids, generator = None, torch.Generator().manual_seed(seed + 1)
+    if packed:
+        segment_ids = (torch.rand(num_rows, num_tokens, generator=generator) < 0.15).cumsum(1)
+        bootstrap = torch.randn(num_rows, num_tokens, 3, generator=generator)
+        lam = lam ** torch.arange(1.0, num_rows + 1)  # a λ a row
+    bootstrap = bootstrap if truncated else None
+    assert_matches_loop(rewards, quantiles, mask, gamma, lam, bootstrap=bootstrap, segment_ids=segment_ids)
 
 
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (1.0, 0.999), (0.5, 0.01)])
