@@ -58,9 +58,9 @@ def token(state, card=1):
     return f".card:nth-child({card}) [data-state='{state}']"
 
 
-def cells(tab, card=1):
+def cells(page, card=1):
     """The texts of the table: measure -> (before, after, change)."""
-    rows = tab.evaluate(
+    rows = page.evaluate(
         f"[...document.querySelectorAll('.card:nth-child({card}) [data-measure]')].map("
         "row => [row.dataset.measure, [...row.querySelectorAll('td')].map(cell => cell.textContent)])"
     )
@@ -89,8 +89,8 @@ def numbers_of(one, threshold, state):
     return found | {"chance": 100 * numbers.chance(threshold)[state].item()}
 
 
-def check_table(tab, one, threshold, state):
-    shown = cells(tab)
+def check_table(page, one, threshold, state):
+    shown = cells(page)
     before, after = (numbers_of(one, threshold, at) for at in (state - 1, state))
     assert list(shown) == MEASURES
     for name in MEASURES:
@@ -99,9 +99,9 @@ def check_table(tab, one, threshold, state):
         assert all(map(shows, shown[name], expected)), f"{name}: {shown[name]} for {expected}"
 
 
-def colours(tab, card=1):
+def colours(page, card=1):
     """Each token's background, by state."""
-    return tab.evaluate(
+    return page.evaluate(
         f"[...document.querySelectorAll('.card:nth-child({card}) .token')]"
         ".map(t => getComputedStyle(t).backgroundColor)"
     )

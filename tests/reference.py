@@ -6,26 +6,21 @@ import torch
 from torch import Tensor
 
 
-def quantile_huber(q: Tensor, y: Tensor, kappa: float, levels=None, weights=None) -> Tensor:
+def quantile_huber(q: Tensor, y: Tensor, kappa: float, levels=None, level_weights=None) -> Tensor:
     """All pairs of (..., M) and (..., K), by definition; differentiable in q. Leading dimensions broadcast."""
     q, y = q.double(), y.detach().double()
     num = q.shape[-1]
     levels = (torch.arange(num).double() + 0.5) / num if levels is None else levels.double()
-    weights = torch.ones(num).double() if weights is None else weights.double()
+    weights = torch.ones(num).double() if level_weights is None else level_weights.double()
     u = y[..., None, :] - q[..., :, None]
     huber = torch.where(u.abs() <= kappa, 0.5 * u**2, kappa * (u.abs() - 0.5 * kappa))
     check = (levels[:, None] - (u < 0).double()).abs()
     return (weights[:, None] * check * huber / kappa).mean((-1, -2))
 
 
-def tail_mean(atoms: list[float], share: float) -> float:
-    """Mean of the lowest `share` of equally weighted atoms, filling the share atom by atom."""
-    left, total = share, 0.0
-    for atom in sorted(atoms):
-        part = min(left, 1 / len(atoms))
-        total += part * atom
-        left -= part
-    return total / share
+def normal_atoms(count: int, mean: float = 0.0, sd: float = 1.0) -> Tensor:
+    """The quantiles of a normal distribution at `count` midpoint levels."""
+    return mean + sd * torch.special.ndtri((torch.arange(count).double() + 0.5) / count)
 
 
 def cvar(z: Tensor, alpha: float) -> Tensor:
@@ -112,7 +107,7 @@ def critic_terms(quantiles: Tensor, returns: Tensor, mask: Tensor, config, num_i
             state["quantile"] = ((q - y.mean()) ** 2).mean()
         else:
             state["quantile"] = sum(quantile_huber(head, y, config.kappa) for head in q) / num_heads
-            state["risk"] = sum(quantile_huber(head, y, config.kappa, weights=omega) for head in q) / num_heads
+            state["risk"] = sum(quantile_huber(head, y, config.kappa, level_weights=omega) for head in q) / num_heads
             if form == "paper":
                 cvar_of_y, utm_of_y = cvar(y, alpha), utm(y, beta)
                 state["shift"] = (y.mean() - z.mean()).clamp(min=0)

@@ -22,26 +22,26 @@ from modeling_dvpo import AutoModelForDistributionalValue, distributional_value_
 from modeling_dvpo.auto import _CriticMapping
 from modeling_dvpo.critic import modeling_distributional_value
 
-KINDS = ["base LM", "sequence classification", "token classification", "bare backbone"]
+CLASSIFIERS = {
+    "sequence classification": AutoModelForSequenceClassification,
+    "token classification": AutoModelForTokenClassification,
+}
 
 
 def saved_model(kind, directory, model_type="qwen3"):
     """Save a random model of this kind; returns it."""
     torch.manual_seed(0)
-    if kind == "base LM":
-        model = tiny_causal_lm(model_type)
-    elif kind == "sequence classification":
-        model = AutoModelForSequenceClassification.from_config(tiny_config(model_type, num_labels=1))
-    elif kind == "token classification":
-        model = AutoModelForTokenClassification.from_config(tiny_config(model_type, num_labels=2))
+    if classifier := CLASSIFIERS.get(kind):
+        model = classifier.from_config(tiny_config(model_type)).eval()
     else:
-        model = tiny_causal_lm(model_type).base_model
-    model.eval().save_pretrained(directory)
+        model = tiny_causal_lm(model_type)
+        model = model.base_model if kind == "bare backbone" else model
+    model.save_pretrained(directory)
     return model
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "gpt2"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["base LM", "bare backbone", *CLASSIFIERS])
 def test_from_checkpoints_of_other_kinds(kind, model_type, tmp_path):
     model, ids = saved_model(kind, tmp_path, model_type), tiny_batch()
     critic, info = AutoModelForDistributionalValue.from_pretrained(
@@ -84,9 +84,8 @@ def test_from_a_saved_critic(tmp_path):
 def test_device_map_and_attention(device_map, tmp_path):
     critic, ids = tiny_critic(), tiny_batch()
     critic.save_pretrained(tmp_path)
-    loaded = AutoModelForDistributionalValue.from_pretrained(
-        tmp_path, device_map=device_map, attn_implementation="eager"
-    )
+    settings = {"device_map": device_map, "attn_implementation": "eager"}
+    loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path, **settings)
     assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
     assert loaded.config._attn_implementation == "eager"
     assert_close(loaded(ids).quantiles, critic(ids).quantiles)
@@ -96,10 +95,8 @@ def test_offloaded_layers_give_the_same(tmp_path):
     """The heads are one block: a device map names them like any other module."""
     critic, ids = tiny_critic(), tiny_batch()
     critic.save_pretrained(tmp_path / "critic")
-    device_map = {"model": "cpu", "quantile_heads": "disk"}
-    loaded = AutoModelForDistributionalValue.from_pretrained(
-        tmp_path / "critic", device_map=device_map, offload_folder=tmp_path / "offload"
-    )
+    settings = {"device_map": {"model": "cpu", "quantile_heads": "disk"}, "offload_folder": tmp_path / "offload"}
+    loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "critic", **settings)
     assert loaded.quantile_heads.weight.device.type == "meta"
     assert torch.equal(loaded(ids).quantiles, critic(ids).quantiles)
 
@@ -107,15 +104,13 @@ def test_offloaded_layers_give_the_same(tmp_path):
 def test_from_config_takes_head_settings_and_leaves_the_config_alone():
     config = tiny_config("llama")
     before = config.to_dict()
-    critic = AutoModelForDistributionalValue.from_config(
-        config, num_value_heads=4, num_quantiles=6, value_head_type="monotone", dtype=torch.bfloat16
-    )
+    asked = {"num_value_heads": 4, "num_quantiles": 6, "value_head_type": "monotone"}
+    critic = AutoModelForDistributionalValue.from_config(config, **asked, dtype=torch.bfloat16)
     assert config.to_dict() == before
     assert type(critic).__name__ == "LlamaForDistributionalValue"
     assert critic.dtype == torch.bfloat16
     assert critic(tiny_batch()).quantiles.shape == (2, 6, 4, 6)
-    stored = {name: getattr(critic.config, name) for name in ("num_value_heads", "num_quantiles", "value_head_type")}
-    assert stored == {"num_value_heads": 4, "num_quantiles": 6, "value_head_type": "monotone"}
+    assert {name: getattr(critic.config, name) for name in asked} == asked
 
 
 def test_text_part_of_a_vision_language_checkpoint(tmp_path):

@@ -87,12 +87,8 @@ def test_a_whole_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["best_of_n.py", *flags, *sizes])
     benchmark.main()
     [found] = json.loads((tmp_path / "out" / "found.json").read_text())["domains"]
-    assert found["accuracy"].keys() >= {
-        "random",
-        "likelihood",
-        "scalar critic, mean",
-        "distributional critic, cvar=0.1",
-    }
+    ways = {"random", "likelihood", "scalar critic, mean", "distributional critic, cvar=0.1"}
+    assert found["accuracy"].keys() >= ways
     assert set(found["tokens_of_n"]) == {"1", "2"} and len(found["pruning"]) == 2 * len(benchmark.PRUNINGS)
     assert all(row["tokens"] <= found["tokens_of_n"]["2"] for row in found["pruning"])
     assert [row["beta"] for row in found["guidance"]][:3] == [0.0, 0.0, 0.0]

@@ -103,9 +103,13 @@ def record(run, final, *, start=0.5, ood=None, status="ok"):
     }
 
 
+def run_of(method="dvpo", seed=0, noise="flip=0.4"):
+    return Run(method, noise, seed, "arithmetic")
+
+
 def results_of(method, finals, noise="flip=0.4", **settings):
-    runs = {seed: Run(method, noise, seed, "arithmetic") for seed in range(len(finals))}
-    return {run: record(run, final, **settings) for run, final in zip(runs.values(), finals, strict=True)}
+    runs = [run_of(method, seed, noise) for seed in range(len(finals))]
+    return {run: record(run, final, **settings) for run, final in zip(runs, finals, strict=True)}
 
 
 # --- the grid ---------------------------------------------------------------------------------------------------
@@ -113,7 +117,6 @@ def results_of(method, finals, noise="flip=0.4", **settings):
 
 def test_seeds_are_the_outermost_loop():
     runs = list(TWO_METHODS.runs())
-    assert len(runs) == 8
     assert [run.seed for run in runs] == [0] * 4 + [1] * 4
     assert {(run.method, run.noise) for run in runs[:4]} == {(run.method, run.noise) for run in runs[4:]}
 
@@ -180,33 +183,25 @@ def test_a_noise_may_be_several_specs():
 # --- running ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_fails_is_recorded_and_the_others_go_on(workplace, tmp_path):
+def test_a_run_that_fails_is_recorded_and_alone_made_again(workplace, tmp_path):
     results = tmp_path / "results.jsonl"
     noisy_supervision.run_grid(TWO_METHODS, results, workplace, jobs=2)
-    records = read_results(results)
+    records, first = read_results(results), results.read_text()
     assert set(records) == set(TWO_METHODS.runs())
     assert not list(workplace.directory.rglob("checkpoints"))
+    failed = Run("ppo", "flip=0", 1, "arithmetic"), Run("ppo", "flip=0.4", 1, "arithmetic")
     for run, found in records.items():
-        if (run.method, run.seed) == ("ppo", 1):
-            assert found["status"] == "failed"
-            assert found["error"] == "exit status 1"
+        if run in failed:
+            assert (found["status"], found["error"]) == ("failed", "exit status 1")
             assert found["log"].endswith("the loss is not finite")
         else:
-            assert found["status"] == "ok"
-            assert found["algorithm"] == run.method
-            assert found["samples"] == 4 * 128
+            assert (found["status"], found["algorithm"], found["samples"]) == ("ok", run.method, 4 * 128)
             assert [line["step"] for line in found["learning_curve"]] == [0, 2, 4]
             assert found["final"] == pytest.approx(dict.fromkeys(TASK.domains, 0.6))
             assert found["training_end"].items() >= {"reward": 0.5, "reward/exact_reward": 0.4, "kl": 0.04}.items()
             assert found["seconds_per_step"] == 2.0
 
-
-def test_finished_runs_are_not_made_again_and_failed_ones_are(workplace, tmp_path):
-    results = tmp_path / "results.jsonl"
-    noisy_supervision.run_grid(TWO_METHODS, results, workplace, jobs=2)
-    first = results.read_text()
-    assert {(run.method, run.seed) for run in still_to_run(TWO_METHODS, read_results(results))} == {("ppo", 1)}
-
+    assert set(still_to_run(TWO_METHODS, records)) == set(failed)
     workplace.trainer.write_text(FAKE_TRAINER.replace('["1"]', '["-1"]'))
     noisy_supervision.run_grid(TWO_METHODS, results, workplace, jobs=2)
     assert results.read_text().startswith(first)
@@ -229,7 +224,7 @@ def test_other_settings_for_a_run_of_the_same_name_are_refused(workplace, tmp_pa
 
 def test_a_broken_line_of_the_results_is_named(tmp_path):
     results = tmp_path / "results.jsonl"
-    append_result(results, record(Run("dvpo", "flip=0", 0, "arithmetic"), 0.5))
+    append_result(results, record(run_of(), 0.5))
     with results.open("a") as file:
         file.write('{"method": "dv')
     with pytest.raises(ValueError, match="line 2 is not a run's record"):
@@ -270,20 +265,18 @@ def test_an_interrupt_ends_the_processes_that_run():
 
 
 def test_metrics_that_lack_a_domain_are_an_error():
-    run = Run("dvpo", "flip=0", 0, "arithmetic")
+    run = run_of()
     lines = [{"step": step, **{f"eval/{d}/exact_reward": 0.5 for d in TASK.domains[:-1]}} for step in (0, 4)]
     with pytest.raises(ValueError, match=f"no accuracy of {TASK.domains[-1]} at step 0"):
         summary(lines, run, TWO_METHODS.settings(run))
 
 
 def test_the_training_curve_is_thinned_by_means():
-    run = Run("dvpo", "flip=0", 0, "arithmetic")
+    run = run_of()
     settings = dataclasses.replace(TWO_METHODS, max_steps=50).settings(run)
     lines = [{"step": step, **{f"eval/{d}/exact_reward": 0.5 for d in TASK.domains}} for step in (0, 50)]
-    lines += [
-        {"step": s, "reward": s, "reward/exact_reward": 2 * s, "kl": s, "seconds": 1, "samples": s}
-        for s in range(1, 51)
-    ]
+    same = ("step", "reward", "kl", "samples")
+    lines += [dict.fromkeys(same, s) | {"reward/exact_reward": 2 * s, "seconds": 1} for s in range(1, 51)]
     found = summary(lines, run, settings)
     assert len(found["training_curve"]) == 20
     assert found["training_curve"][0] == {"step": 2, "reward": 1.5, "clean_reward": 3.0}
@@ -336,8 +329,7 @@ def test_a_dialogue_run_goes_through_the_trainer(tmp_path):
 def test_out_of_domain_and_average_weigh_domains_alike():
     accuracies = dict(zip(TASK.domains, (0.9, 0.3, 0.2, 0.1), strict=True))
     found = final_scores({"final": accuracies, "task": "arithmetic"})
-    assert found["ood"] == pytest.approx(0.2)
-    assert found["average"] == pytest.approx(1.5 / 4)
+    assert (found["ood"], found["average"]) == pytest.approx((0.2, 1.5 / 4))
 
 
 def test_bootstrap_interval_of_two_values():
@@ -352,17 +344,14 @@ def test_bootstrap_interval_moves_and_scales_with_the_values():
     values = np.array([0.1, 0.4, 0.45, 0.5, 0.9])
     plain, moved = bootstrap_interval(values), bootstrap_interval(2 * values + 1)
     assert values.min() < plain.low < plain.mean < plain.high < values.max()
-    assert (moved.mean, moved.low, moved.high) == pytest.approx(
-        (2 * plain.mean + 1, 2 * plain.low + 1, 2 * plain.high + 1)
-    )
+    assert dataclasses.astuple(moved) == pytest.approx(tuple(2 * end + 1 for end in dataclasses.astuple(plain)))
     assert bootstrap_interval(values) == plain
 
 
 def test_bootstrap_interval_nears_the_normal_one_with_many_values():
     values = np.random.default_rng(1).normal(size=400)
     interval = bootstrap_interval(values)
-    standard_error = values.std() / math.sqrt(400)
-    assert (interval.high - interval.low) == pytest.approx(2 * 1.96 * standard_error, rel=0.05)
+    assert (interval.high - interval.low) == pytest.approx(2 * 1.96 * values.std() / math.sqrt(400), rel=0.05)
 
 
 def test_one_value_has_no_interval_and_none_is_an_error():
@@ -385,16 +374,16 @@ def test_the_paired_difference_is_over_common_seeds():
 def test_runs_of_a_seed_are_compared_where_they_started_alike():
     """The policy of seed 0 was made twice, and came out differently."""
     results = results_of("dvpo", [0.5, 0.9]) | results_of("ppo", [0.4], start=0.4)
-    results[Run("ppo", "flip=0.4", 1, "arithmetic")] = record(Run("ppo", "flip=0.4", 1, "arithmetic"), 0.7)
+    results[run_of("ppo", 1)] = record(run_of("ppo", 1), 0.7)
     ours, theirs = (finished(results, "arithmetic", "flip=0.4", method) for method in ("dvpo", "ppo"))
     assert (len(ours), len(theirs)) == (2, 2)
     assert paired_difference(ours, theirs, "average").mean == pytest.approx(0.2)
     assert "| *start (imitation)* | 3 |" in report(results)
 
 
-@pytest.mark.parametrize(("final", "collapsed"), [(0.6, False), (0.41, False), (0.39, True), (0.0, True)])
+@pytest.mark.parametrize(("final", "collapsed"), [(0.41, False), (0.39, True)])
 def test_a_collapse_is_more_than_ten_points_below_the_start(final, collapsed):
-    assert has_collapsed(record(Run("ppo", "flip=0.4", 0, "arithmetic"), final, start=0.5)) == collapsed
+    assert has_collapsed(record(run_of("ppo"), final, start=0.5)) == collapsed
 
 
 def test_the_report_against_hand_worked_values():
@@ -405,18 +394,13 @@ def test_the_report_against_hand_worked_values():
     assert "- failed: arithmetic, flip=0.4, grpo, seed 0" in text
     assert "### Methods: arithmetic, flip=0.4" in text
     assert "Ablation" not in text  # dvpo alone is no comparison
-    assert (
-        "| method | seeds | single digits | two digits | digit products | many digits | out of domain | average "
-        "| collapsed |"
-    ) in text
+    domains = "single digits | two digits | digit products | many digits"
+    assert f"| method | seeds | {domains} | out of domain | average | collapsed |" in text
     start = "50.0 [50.0, 50.0]"
     assert f"| *start (imitation)* | 2 | {start} | 50.0 | 50.0 | 50.0 | {start} | {start} |  |" in text
-    assert (
-        "| DVPO | 2 | 80.0 [70.0, 90.0] | 40.0 | 40.0 | 40.0 | 40.0 [40.0, 40.0] | 50.0 [47.5, 52.5] | 0 of 2 |"
-    ) in text
-    assert (
-        "| PPO | 2 | 40.0 [20.0, 60.0] | 20.0 | 20.0 | 20.0 | 20.0 [20.0, 20.0] | 25.0 [20.0, 30.0] | 1 of 2 |"
-    ) in text
+    dvpo = "80.0 [70.0, 90.0] | 40.0 | 40.0 | 40.0 | 40.0 [40.0, 40.0] | 50.0 [47.5, 52.5]"
+    ppo = "40.0 [20.0, 60.0] | 20.0 | 20.0 | 20.0 | 20.0 [20.0, 20.0] | 25.0 [20.0, 30.0]"
+    assert f"| DVPO | 2 | {dvpo} | 0 of 2 |" in text and f"| PPO | 2 | {ppo} | 1 of 2 |" in text
     # seed by seed: in domain 0.1 and 0.7, out of domain 0.2 twice, average (0.1 + 3 x 0.2) / 4 and (0.7 + 0.6) / 4
     assert "| DVPO − PPO | 2 | 40.0 [10.0, 70.0] | 20.0 [20.0, 20.0] | 25.0 [17.5, 32.5] |" in text
     assert "| PPO | 0.4 | 0.6 | 0.02 |" in text

@@ -12,6 +12,7 @@ from tiny_models import tiny_causal_lm
 from modeling_dvpo import AutoModelForDistributionalValue
 
 TARGETS = ["q_proj", "v_proj"]
+load = AutoModelForDistributionalValue.from_pretrained
 
 
 @pytest.fixture
@@ -23,20 +24,20 @@ def base(tmp_path):
 
 
 def critic_on(base, **settings):
-    critic = AutoModelForDistributionalValue.from_pretrained(base, num_value_heads=2, num_quantiles=5, **settings)
+    critic = load(base, num_value_heads=2, num_quantiles=5, **settings)
     critic.config.return_mean, critic.config.return_scale = 0.25, 2.0
     return critic
 
 
-def lora(**changes):
-    return LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["quantile_heads"], **changes)
+def lora():
+    return LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["quantile_heads"])
 
 
-def train(model, steps=2):
-    """A few large steps, so that adapter and heads are far from where they began."""
+def train(model):
+    """Two large steps, so that adapter and heads are far from where they began."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     torch.manual_seed(1)
-    for _ in range(steps):
+    for _ in range(2):
         optimizer.zero_grad()
         model(input_ids=tiny_batch(), labels=torch.randn(2, 6)).loss.backward()
         optimizer.step()
@@ -55,18 +56,27 @@ def assert_adapter_and_heads_were_trained(critic, model):
     assert len(adapters) == 4 and all(p.abs().max() > 0 for p in adapters)  # lora_B starts at zero
 
 
-def native(base):
-    critic = critic_on(base)
+def native(base, **settings):
+    critic = critic_on(base, **settings)
     critic.add_adapter(lora())
-    train(critic)
-    assert_adapter_and_heads_were_trained(critic_on(base), critic)
-    return critic
+    return train(critic)
 
 
-def stock(base):
+def stock(base, directory):
+    """Trained by PEFT, and saved as PEFT saves it, with the critic's config beside."""
     model = train(get_peft_model(critic_on(base), lora()))
     assert_adapter_and_heads_were_trained(critic_on(base), model)
+    model.save_pretrained(directory)
+    model.get_base_model().config.save_pretrained(directory)
     return model
+
+
+def saved_native(base, directory, lose=None):
+    """A trained adapter saved by transformers, without the weights whose names hold `lose`."""
+    native(base).save_pretrained(directory)
+    path = directory / "adapter_model.safetensors"
+    if lose:
+        save_file({name: tensor for name, tensor in load_file(path).items() if lose not in name}, path)
 
 
 def test_lora_trains_the_heads_copy_and_the_adapter_alone(base):
@@ -85,60 +95,51 @@ def test_all_linear_leaves_the_heads_alone(base):
 
 def test_native_adapter(base, tmp_path):
     critic = native(base)
-    directory = tmp_path / "adapter"
-    critic.save_pretrained(directory)
-    assert not (directory / "model.safetensors").exists()
-    names = load_file(directory / "adapter_model.safetensors").keys()
+    assert_adapter_and_heads_were_trained(critic_on(base), critic)
+    critic.save_pretrained(tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    names = load_file(tmp_path / "adapter_model.safetensors").keys()
     assert any("quantile_heads" in name for name in names) and any("lora_A" in name for name in names)
-    loaded = AutoModelForDistributionalValue.from_pretrained(directory)
+    loaded, info = load(tmp_path, output_loading_info=True)
+    assert set(info["missing_keys"]) == {"quantile_heads.weight", "quantile_heads.bias"}  # of the base model
     assert torch.equal(values(loaded), values(critic))
     assert (loaded.config.return_mean, loaded.config.return_scale) == (0.25, 2.0)
     loaded.save_pretrained(tmp_path / "again")
-    again = AutoModelForDistributionalValue.from_pretrained(tmp_path / "again")
-    assert torch.equal(values(again), values(critic))
+    assert torch.equal(values(load(tmp_path / "again")), values(critic))
 
 
 def test_stock_peft_adapter(base, tmp_path):
-    model = stock(base)
-    directory = tmp_path / "adapter"
-    model.save_pretrained(directory)
-    model.get_base_model().config.save_pretrained(directory)
-    loaded = AutoModelForDistributionalValue.from_pretrained(directory)
-    assert torch.equal(values(loaded), values(model))
+    model = stock(base, tmp_path)
+    assert torch.equal(values(load(tmp_path)), values(model))
     # and PEFT itself loads it, on a critic whose heads are then replaced
-    assert torch.equal(values(PeftModel.from_pretrained(critic_on(base), directory).eval()), values(model))
+    assert torch.equal(values(PeftModel.from_pretrained(critic_on(base), tmp_path).eval()), values(model))
 
 
-def test_adapter_on_a_saved_critic(tmp_path):
-    """Heads without LoRA's copy of them: the base critic's own are kept."""
-    critic = tiny_critic()
-    critic.save_pretrained(tmp_path / "base")
-    critic = AutoModelForDistributionalValue.from_pretrained(tmp_path / "base")
-    critic.add_adapter(lora())
-    train(critic)
-    critic.save_pretrained(tmp_path / "adapter")
-    loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter")
+@pytest.mark.parametrize("modules_to_save", [["quantile_heads"], None])
+def test_adapter_on_a_saved_critic(modules_to_save, tmp_path):
+    """With LoRA's copy of the heads, and without: the base critic's own are kept."""
+    tiny_critic().save_pretrained(tmp_path / "base")
+    critic = load(tmp_path / "base")
+    critic.add_adapter(LoraConfig(r=4, target_modules=TARGETS, modules_to_save=modules_to_save))
+    train(critic).save_pretrained(tmp_path / "adapter")
+    loaded = load(tmp_path / "adapter")
     assert torch.equal(values(loaded), values(critic))
+    assert (values(loaded) - values(tiny_critic())).abs().max() > 0.1
     assert loaded.config.return_scale == 2.0
 
 
 def test_adapter_with_a_half_precision_body(base, tmp_path):
-    critic = critic_on(base, dtype=torch.bfloat16)
-    critic.add_adapter(lora())
-    train(critic)
-    critic.save_pretrained(tmp_path / "adapter")
-    heads = {n: t for n, t in load_file(tmp_path / "adapter" / "adapter_model.safetensors").items() if "heads" in n}
+    critic = native(base, dtype=torch.bfloat16)
+    critic.save_pretrained(tmp_path)
+    heads = {n: t for n, t in load_file(tmp_path / "adapter_model.safetensors").items() if "heads" in n}
     assert len(heads) == 2 and {t.dtype for t in heads.values()} == {torch.float32}
-    loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter", dtype=torch.bfloat16)
-    assert torch.equal(values(loaded), values(critic))
+    assert torch.equal(values(load(tmp_path, dtype=torch.bfloat16)), values(critic))
 
 
 @pytest.mark.parametrize("how", ["stock", "loaded adapter"])
 def test_merged(how, base, tmp_path):
-    model = stock(base)
+    model = stock(base, tmp_path / "adapter")
     if how == "loaded adapter":
-        model.save_pretrained(tmp_path / "adapter")
-        model.get_base_model().config.save_pretrained(tmp_path / "adapter")
         model = PeftModel.from_pretrained(critic_on(base), tmp_path / "adapter").eval()
     before = values(model)
     merged = model.merge_and_unload()
@@ -146,80 +147,51 @@ def test_merged(how, base, tmp_path):
     merged.save_pretrained(tmp_path / "merged")
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
     assert set(load_file(tmp_path / "merged" / "model.safetensors")) == set(tiny_critic().state_dict())
-    loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "merged")
-    assert torch.equal(values(loaded), values(merged))
+    assert torch.equal(values(load(tmp_path / "merged")), values(merged))
 
 
-def test_adapter_without_config_is_refused(base, tmp_path):
-    stock(base).save_pretrained(tmp_path / "adapter")
+def test_adapter_without_its_critics_config_is_refused(base, tmp_path):
+    stock(base, tmp_path)
+    (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds an adapter but no config.json.*critic.config.save_pretrained"):
-        AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter")
-
-
-def test_adapter_beside_a_config_without_heads_is_refused(base, tmp_path):
-    stock(base).save_pretrained(tmp_path / "adapter")
-    (tmp_path / "adapter" / "config.json").write_text((base / "config.json").read_text())
+        load(tmp_path)
+    (tmp_path / "config.json").write_text((base / "config.json").read_text())
     with pytest.raises(ValueError, match="is no critic's: it lacks num_value_heads, num_quantiles, value_head_type"):
-        AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter")
+        load(tmp_path)
 
 
 def test_adapter_without_heads_is_refused(base, tmp_path):
     """Fresh heads under a trained adapter would be random values that look like a critic's."""
     model = get_peft_model(critic_on(base), LoraConfig(r=4, target_modules=TARGETS))
-    model.save_pretrained(tmp_path / "adapter")
-    model.get_base_model().config.save_pretrained(tmp_path / "adapter")
+    model.save_pretrained(tmp_path)
+    model.get_base_model().config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r'lacks quantile_heads.*modules_to_save=\["quantile_heads"\]'):
-        AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter")
+        load(tmp_path)
 
 
-def test_adapter_without_heads_on_a_saved_critic_keeps_the_critics(tmp_path):
-    tiny_critic().save_pretrained(tmp_path / "base")
-    critic = AutoModelForDistributionalValue.from_pretrained(tmp_path / "base")
-    critic.add_adapter(LoraConfig(r=4, target_modules=TARGETS))
-    train(critic).save_pretrained(tmp_path / "adapter")
-    loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter")
-    assert torch.equal(values(loaded), values(critic))
-    assert (values(loaded) - values(tiny_critic())).abs().max() > 0.1
-
-
-def test_adapter_with_lost_weights_is_refused(base, tmp_path):
-    """transformers only reports them; the layer then runs as if it had never been adapted."""
-    native(base).save_pretrained(tmp_path / "adapter")
-    path = tmp_path / "adapter" / "adapter_model.safetensors"
-    save_file({n: t for n, t in load_file(path).items() if "layers.1.self_attn.q_proj" not in n}, path)
-    with pytest.raises(ValueError, match=r"lacks weights of its own: model.layers.1.self_attn.q_proj.*\(2 in all\)"):
-        AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter")
-
-
-def test_loading_info_of_an_adapter(base, tmp_path):
-    native(base).save_pretrained(tmp_path / "adapter")
-    loaded, info = AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter", output_loading_info=True)
-    assert set(info["missing_keys"]) == {"quantile_heads.weight", "quantile_heads.bias"}  # of the base model
-    assert values(loaded).shape == (2, 6, 2, 5)
-
-
-def test_adapter_with_part_of_the_heads_is_refused(base, tmp_path):
-    native(base).save_pretrained(tmp_path / "adapter")
-    path = tmp_path / "adapter" / "adapter_model.safetensors"
-    save_file({n: t for n, t in load_file(path).items() if not n.endswith("quantile_heads.bias")}, path)
-    with pytest.raises(ValueError, match="lacks quantile_heads.bias: train it"):
-        AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter")
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        # transformers only reports these; the layer then runs as if it had never been adapted
+        ("layers.1.self_attn.q_proj", r"lacks weights of its own: model.layers.1.self_attn.q_proj.*\(2 in all\)"),
+        ("quantile_heads.bias", "lacks quantile_heads.bias: train it"),
+    ],
+)
+def test_adapter_with_lost_weights_is_refused(lost, message, base, tmp_path):
+    saved_native(base, tmp_path, lose=lost)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
 
 
 def test_other_heads_than_the_adapters_are_refused(base, tmp_path):
-    native(base).save_pretrained(tmp_path / "adapter")
+    saved_native(base, tmp_path)
+    assert load(tmp_path, num_quantiles=5).config.num_quantiles == 5
     with pytest.raises(ValueError, match=r"'num_quantiles': 5.*but {'num_quantiles': 6} were asked for"):
-        AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter", num_quantiles=6)
-    loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter", num_quantiles=5)
-    assert loaded.config.num_quantiles == 5
-
-
-def test_adapter_whose_config_was_edited_is_refused(base, tmp_path):
-    native(base).save_pretrained(tmp_path / "adapter")
-    path = tmp_path / "adapter" / "config.json"
+        load(tmp_path, num_quantiles=6)
+    path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_quantiles": 6}))
     with pytest.raises(ValueError, match=r"do not have the shapes .*quantile_heads.bias \(10,\) \(needed \(12,\)\)"):
-        AutoModelForDistributionalValue.from_pretrained(tmp_path / "adapter")
+        load(tmp_path)
 
 
 def test_pushing_while_saving_an_adapter_is_refused(base, tmp_path):

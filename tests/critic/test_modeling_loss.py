@@ -40,16 +40,6 @@ def test_scalar_ensemble_is_each_heads_squared_error_plus_disagreement_by_hand()
     assert_close(loss, torch.tensor(5 / 3 + 0.1 * 14 / 3))
 
 
-@pytest.mark.parametrize("num_value_heads", [1, 3])
-def test_scalar_critic_without_consistency_is_plain_mean_squared_error(num_value_heads):
-    critic = tiny_critic(num_value_heads=num_value_heads, num_quantiles=1)
-    critic.critic_loss_config = CriticLossConfig(consistency=0.0)
-    labels = torch.randn(2, 6)
-    output = critic(tiny_batch(), labels=labels)
-    errors = critic.normalize_returns(output.quantiles[..., 0]) - critic.normalize_returns(labels)[..., None]
-    assert_close(output.loss, errors.square().mean())
-
-
 @pytest.mark.parametrize("num_atoms", [None, 1, 3])
 @pytest.mark.parametrize("form", ["calibrated", "paper"])
 def test_loss_is_the_critic_loss_on_the_labelled_tokens(num_atoms, form):
@@ -70,17 +60,10 @@ def test_loss_is_the_critic_loss_on_the_labelled_tokens(num_atoms, form):
 
 
 def test_loss_settings_come_from_the_config():
-    losses = []
-    for critic_loss in (None, {"quantile": 3.0, "kappa": 0.5}):
-        critic = tiny_critic()
-        critic.config.critic_loss = critic_loss
-        critic = type(critic)(critic.config)
-        losses.append(critic.critic_loss_config)
-    assert losses == [CriticLossConfig(), CriticLossConfig(quantile=3.0, kappa=0.5)]
-
-
-def test_unknown_loss_settings_are_refused():
     critic = tiny_critic()
+    for stored, expected in [(None, {}), ({"quantile": 3.0, "kappa": 0.5}, {"quantile": 3.0, "kappa": 0.5})]:
+        critic.config.critic_loss = stored
+        assert type(critic)(critic.config).critic_loss_config == CriticLossConfig(**expected)
     critic.config.critic_loss = {"kapa": 0.5}
     with pytest.raises(ValueError, match="CriticLossConfig has no field 'kapa'; did you mean 'kappa'"):
         type(critic)(critic.config)
@@ -138,13 +121,6 @@ def test_micro_batches_add_up_with_num_items_in_batch(num_atoms, as_tensor):
     assert_close(sum(parts), whole)
     own_means = [critic(ids[i : i + 2], labels=labels[i : i + 2]).loss for i in (0, 2)]
     assert (sum(own_means) / 2 - whole).abs() > 1e-3  # so the number was used
-
-
-def test_loss_gradients_reach_every_parameter():
-    critic = tiny_critic()
-    critic(tiny_batch(), labels=torch.randn(2, 6)).loss.backward()
-    for name, parameter in critic.named_parameters():
-        assert parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (1, 6), (2, 6, 3, 1), (12,)])

@@ -17,26 +17,26 @@ def without_weights(critic):
     return critic(tiny_batch(1, 2)).quantiles[0, 0]
 
 
-def test_units_by_hand():
-    critic = tiny_critic(num_quantiles=4)
-    critic.fit_return_scale(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), fresh_heads=True)
-    # mean 1/4; variance (3 · 1/16 + 9/16) / 4 = 3/16
-    assert critic.config.return_mean == 0.25
-    assert critic.config.return_scale == pytest.approx(math.sqrt(3) / 4, abs=1e-12)
-    # the 1/8, 3/8, 5/8 and 7/8 quantiles of {0, 0, 0, 1}
-    assert_close(without_weights(critic), torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(2, 4))
-
-
-def test_fresh_heads_start_at_the_training_return_quantiles_in_reward_units():
-    critic = tiny_critic(num_quantiles=3)
-    returns = torch.tensor([7.0, -2.0, 3.0, 5.0, 4.0, 6.0, 1.0])
+@pytest.mark.parametrize(
+    ("returns", "expected"),
+    [
+        # the 1/8, 3/8, 5/8 and 7/8 quantiles of {0, 0, 0, 1}
+        ([[0.0, 0.0], [0.0, 1.0]], [0.0, 0.0, 0.0, 1.0]),
+        # sorted -2 1 3 4 5 6 7; levels 1/6, 1/2, 5/6 of 7: 1.17, 3.5, 5.83 -> atoms 1, 3, 5
+        ([7.0, -2.0, 3.0, 5.0, 4.0, 6.0, 1.0], [1.0, 4.0, 6.0]),
+        # a scalar critic starts at the mean
+        ([0.0, 0.0, 6.0], [2.0]),
+    ],
+)
+def test_fresh_heads_start_at_the_training_return_quantiles_in_reward_units(returns, expected):
+    critic, returns, expected = tiny_critic(num_quantiles=len(expected)), torch.tensor(returns), torch.tensor(expected)
     critic.fit_return_scale(returns, fresh_heads=True)
-    # sorted -2 1 3 4 5 6 7; levels 1/6, 1/2, 5/6 of 7: 1.17, 3.5, 5.83 -> atoms 1, 3, 5
-    expected = torch.tensor([1.0, 4.0, 6.0])
+    assert critic.config.return_mean == pytest.approx(returns.mean().item())
+    assert critic.config.return_scale == pytest.approx(returns.std(correction=0).item())
     started = critic(tiny_batch()).quantiles
-    assert_close(started, expected.expand(2, 6, 2, 3), atol=0.2, rtol=0)
+    assert_close(started, expected.expand_as(started), atol=0.2, rtol=0.1)
     assert (started[..., 0, :] - started[..., 1, :]).abs().min() > 0  # the heads are distinct
-    assert_close(without_weights(critic), expected.expand(2, 3))
+    assert_close(without_weights(critic), expected.expand(2, -1))
 
 
 @pytest.mark.parametrize("value_head_type", ["linear", "monotone"])
@@ -50,12 +50,6 @@ def test_discrete_returns(value_head_type):
     # standard deviation sqrt(.21); 140 gaps of 1e-3 of it, half of them on either side
     assert_close(started[0], expected, atol=1e-6 if value_head_type == "linear" else 0.05, rtol=0)
     assert_close(started.mean(-1), torch.full((2,), 0.3), atol=1e-5, rtol=0)
-
-
-def test_scalar_critic_starts_at_the_mean():
-    critic = tiny_critic(num_quantiles=1)
-    critic.fit_return_scale(torch.tensor([0.0, 0.0, 6.0]), fresh_heads=True)
-    assert_close(without_weights(critic), torch.full((2, 1), 2.0))
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -7.3])
@@ -76,9 +70,8 @@ def test_fresh_heads_of_a_loaded_model(saved, tmp_path):
     critic.fit_return_scale(torch.tensor([1.0, 4.0, 6.0]), fresh_heads=True)
     assert (critic.quantile_heads.weight != before).all()
     heads = critic.config.num_value_heads
-    assert_close(
-        critic(tiny_batch()).quantiles, torch.tensor([1.0, 4.0, 6.0]).expand(2, 6, heads, 3), atol=0.2, rtol=0
-    )
+    expected = torch.tensor([1.0, 4.0, 6.0]).expand(2, 6, heads, 3)
+    assert_close(critic(tiny_batch()).quantiles, expected, atol=0.2, rtol=0)
 
 
 def test_heads_of_a_loaded_critic_keep_what_they_predict():

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_critics import tiny_critic
 from torch.testing import assert_close
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from modeling_dvpo import AutoModelForDistributionalValue, labels_from_returns, monte_carlo_returns
 
@@ -30,15 +30,6 @@ def reward_set(num_atoms=None):
     return [{name: column[row] for name, column in columns.items()} for row in range(ROWS)]
 
 
-class Curve(TrainerCallback):
-    def __init__(self):
-        self.losses = []
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
-            self.losses.append(float(logs["loss"]))
-
-
 def trainer_of(model, output_dir, *, train_dataset=None, **changes):
     settings = {
         "output_dir": str(output_dir),
@@ -54,24 +45,23 @@ def trainer_of(model, output_dir, *, train_dataset=None, **changes):
         "disable_tqdm": True,
         "seed": 3,
     }
-    curve = Curve()
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(**{**settings, **changes}),
-        train_dataset=train_dataset or reward_set(),
-        callbacks=[curve],
-    )
-    return trainer, curve
+    arguments = TrainingArguments(**{**settings, **changes})
+    return Trainer(model=model, args=arguments, train_dataset=train_dataset or reward_set())
+
+
+def curve(trainer):
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
 
 def test_loss_falls_and_the_result_loads(tmp_path):
     critic = tiny_critic(return_mean=0.0, return_scale=1.0)
-    trainer, curve = trainer_of(critic, tmp_path, max_steps=40, optim="adamw_torch", learning_rate=0.01)
+    trainer = trainer_of(critic, tmp_path, max_steps=40, optim="adamw_torch", learning_rate=0.01)
     before = trainer.evaluate(reward_set())["eval_loss"]
     trainer.train()
-    assert len(curve.losses) == 40
+    losses = curve(trainer)
+    assert len(losses) == 40
     assert trainer.evaluate(reward_set())["eval_loss"] < before / 4
-    assert max(curve.losses[-5:]) < min(curve.losses[:5]) / 2
+    assert max(losses[-5:]) < min(losses[:5]) / 2
     trainer.save_model(tmp_path / "critic")
     loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "critic")
     rows = reward_set()
@@ -101,7 +91,7 @@ def test_accumulation_changes_nothing(make, num_atoms, tmp_path):
     runs = []
     for batch_size, accumulation in ((8, 1), (2, 4)):
         model = make()
-        trainer, curve = trainer_of(
+        trainer = trainer_of(
             model,
             tmp_path,
             train_dataset=reward_set(num_atoms),
@@ -110,7 +100,7 @@ def test_accumulation_changes_nothing(make, num_atoms, tmp_path):
         )
         start = {name: p.detach().clone() for name, p in model.named_parameters()}
         trainer.train()
-        runs.append((curve.losses, model.state_dict()))
+        runs.append((curve(trainer), model.state_dict()))
         moved = [name for name, p in model.named_parameters() if not torch.equal(p, start[name])]
         assert len(moved) == sum(p.requires_grad for p in model.parameters())
     (losses, weights), (accumulated_losses, accumulated_weights) = runs
@@ -125,26 +115,23 @@ def test_logged_loss_is_the_mean_over_labelled_tokens(tmp_path):
     rows = reward_set()
     batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     expected = critic(**batch).loss.item()
-    trainer, curve = trainer_of(
-        critic, tmp_path, max_steps=1, per_device_train_batch_size=4, gradient_accumulation_steps=4
-    )
+    trainer = trainer_of(critic, tmp_path, max_steps=1, per_device_train_batch_size=4, gradient_accumulation_steps=4)
     trainer.train()
-    assert curve.losses == pytest.approx([expected], rel=1e-5)
+    assert curve(trainer) == pytest.approx([expected], rel=1e-5)
 
 
 def test_resume_gives_the_same_curve(tmp_path):
     whole = tiny_critic()
-    trainer, curve = trainer_of(whole, tmp_path / "whole", optim="adamw_torch", learning_rate=1e-3)
+    trainer = trainer_of(whole, tmp_path / "whole", optim="adamw_torch", learning_rate=1e-3)
     trainer.train()
 
     settings = {"optim": "adamw_torch", "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 3}
-    trainer, first = trainer_of(tiny_critic(), tmp_path / "parts", max_steps=3, **settings)
-    trainer.train()
+    trainer_of(tiny_critic(), tmp_path / "parts", max_steps=3, **settings).train()
     resumed = tiny_critic(seed=5)  # other weights, to be replaced by the checkpoint's
-    trainer, second = trainer_of(resumed, tmp_path / "parts", **settings)
-    trainer.train(resume_from_checkpoint=True)
-    assert len(first.losses) == len(second.losses) == 3
-    assert first.losses + second.losses == pytest.approx(curve.losses, rel=1e-6)
+    second = trainer_of(resumed, tmp_path / "parts", **settings)
+    second.train(resume_from_checkpoint=True)
+    assert len(curve(trainer)) == 6
+    assert curve(second) == pytest.approx(curve(trainer), rel=1e-6)  # the first three are the checkpoint's
     for name, weight in whole.state_dict().items():
         assert_close(resumed.state_dict()[name], weight, msg=name)
     loaded = AutoModelForDistributionalValue.from_pretrained(tmp_path / "parts" / "checkpoint-6")
@@ -153,7 +140,7 @@ def test_resume_gives_the_same_curve(tmp_path):
 
 def test_predict_returns_quantiles_and_values(tmp_path):
     critic = tiny_critic()
-    trainer, _ = trainer_of(critic, tmp_path, per_device_eval_batch_size=5)
+    trainer = trainer_of(critic, tmp_path, per_device_eval_batch_size=5)
     prediction = trainer.predict(reward_set())
     quantiles, value = prediction.predictions
     assert quantiles.shape == (ROWS, TOKENS, 2, 5) and value.shape == (ROWS, TOKENS)

@@ -180,10 +180,7 @@ def test_states_batched_together_keep_their_own_limits(tokenizer):
 
 
 def test_reward_set_rows(tokenizer, tmp_path):
-    rollouts = [
-        rollout(tokenizer, "2+3=", "2+3=5;answer 5"),
-        rollout(tokenizer, "9-4=", "9-4", truncated=True),
-    ]
+    rollouts = [rollout(tokenizer, "2+3=", "2+3=5;answer 5"), rollout(tokenizer, "9-4=", "9-4", truncated=True)]
     path = write_reward_set(tmp_path / "sets" / "process.jsonl", reward_rows(rollouts, process_reward))
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"prompt": "2+3=", "completion": "2+3=5;answer 5", "reward": 1.0, "truncated": False},
@@ -193,9 +190,7 @@ def test_reward_set_rows(tokenizer, tmp_path):
 
 def test_fans_are_drawn(tmp_path):
     rng = np.random.default_rng(0)
-    fans = [
-        Fan(f"{length} tokens", ["7"] * length, rng.random((length, 20)), rng.random((length, 8))) for length in (4, 9)
-    ]
+    fans = [Fan(f"{n} tokens", ["7"] * n, rng.random((n, 20)), rng.random((n, 8))) for n in (4, 9)]
     path = plot_fans(fans, tmp_path / "figures" / "fans.png", title="Fans")
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match=r"got 4 tokens, quantiles \(9, 20\)"):

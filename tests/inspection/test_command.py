@@ -11,6 +11,7 @@ from inspection_reading import data_of, floats
 from tiny_critics import tiny_critic
 from tiny_models import tiny_config
 
+from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.inference.scoring import score_completions
 from modeling_dvpo.inspection import command
 from modeling_dvpo.inspection.response_rows import Response, read_responses
@@ -55,8 +56,6 @@ def end_of(response):
 class TestCommand:
     def test_text(self, run, saved, tiny_tokenizer, capsys):
         data, page = run("--prompt", "hello", "--response", " world", "--response", " 5", "--alpha", "0.3")
-        from modeling_dvpo import AutoModelForDistributionalValue
-
         critic = AutoModelForDistributionalValue.from_pretrained(saved)
         scored = score_completions(critic, tiny_tokenizer, ["hello"] * 2, [" world", " 5"])
         for one, response in zip(scored, data["responses"], strict=True):
@@ -90,13 +89,8 @@ class TestCommand:
             {"prompt": "hello", "completion": " world"},
         ]
         data, page = run("--file", write(tmp_path, rows), "--limit", "5")
-        assert [response["label"] for response in data["responses"]] == [
-            "Row 0",
-            "Row 1, 1 of 2",
-            "Row 1, 2 of 2",
-            "Row 2",
-            "Row 3",
-        ]
+        labels = ["Row 0", "Row 1, 1 of 2", "Row 1, 2 of 2", "Row 2", "Row 3"]
+        assert [response["label"] for response in data["responses"]] == labels
         assert [response["reward"] for response in data["responses"]] == [1.0, 0.5, None, None, None]
         ends = [end_of(response) == {"special": "<end>"} for response in data["responses"]]
         assert ends == [False, True, True, True, True]
@@ -174,17 +168,18 @@ class TestRows:
         with pytest.raises(DataError, match=message):
             read_responses(path, 8)
 
-    def test_what_is_no_file_of_rows(self, tmp_path):
-        (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt"\n')
-        with pytest.raises(DataError, match=r"bad.jsonl is no JSON \(in row 1\)"):
-            read_responses(tmp_path / "bad.jsonl", 8)
-        (tmp_path / "bad.json").write_text("{")
-        with pytest.raises(DataError, match="bad.json is no JSON: "):
-            read_responses(tmp_path / "bad.json", 8)
-        (tmp_path / "empty.jsonl").write_text("\n")
-        with pytest.raises(DataError, match="has no rows"):
-            read_responses(tmp_path / "empty.jsonl", 8)
-        with pytest.raises(DataError, match="limit is 0"):
-            read_responses(tmp_path / "empty.jsonl", 0)
+    @pytest.mark.parametrize(
+        ("name", "text", "limit", "message"),
+        [
+            ("bad.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt"\n', 8, r"bad.jsonl is no JSON \(in row 1\)"),
+            ("bad.json", "{", 8, "bad.json is no JSON: "),
+            ("empty.jsonl", "\n", 8, "has no rows"),
+            ("empty.jsonl", "\n", 0, "limit is 0"),
+        ],
+    )
+    def test_what_is_no_file_of_rows(self, tmp_path, name, text, limit, message):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_responses(tmp_path / name, limit)
         with pytest.raises(OSError):
             read_responses(tmp_path / "none.jsonl", 8)

@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import html
 import re
+from importlib.resources import files
 
 import pytest
 import torch
@@ -14,13 +16,7 @@ from tiny_models import tiny_config
 from modeling_dvpo.critic.quantiles import cvar, value_at_risk
 from modeling_dvpo.inference.scoring import ScoredCompletion, score_completions
 from modeling_dvpo.inspection import inspect_page, plot_responses
-from modeling_dvpo.inspection.figure import (
-    COLOURS,
-    INK,
-    MEAN,
-    QUIET,
-    TAIL,
-)
+from modeling_dvpo.inspection.figure import COLOURS, INK, MEAN, QUIET, TAIL
 from modeling_dvpo.inspection.state_numbers import StateNumbers
 
 
@@ -136,14 +132,7 @@ class TestPage:
         page = inspect_page([scored], tokenizer)
         frame = page._repr_html_()
         [inside] = re.findall(r'srcdoc="([^"]*)"', frame)
-        assert (
-            inside.replace("&quot;", '"')
-            .replace("&lt;", "<")
-            .replace("&gt;", ">")
-            .replace("&#x27;", "'")
-            .replace("&amp;", "&")
-            == page
-        )
+        assert html.unescape(inside) == page
         assert 'sandbox="allow-scripts"' in frame
 
     def test_a_critic_of_one_return(self):
@@ -207,9 +196,8 @@ class TestFigure:
 
     def test_words_from_right_to_left_are_laid_out_so(self):
         scored, tokenizer = hand_scored("p", ["של", "ום", "\n", "to", " be"])
-        places = {
-            text.get_text(): text.get_position()[0] for text in plot_responses([scored], tokenizer).axes[0].texts
-        }
+        texts = plot_responses([scored], tokenizer).axes[0].texts
+        places = {text.get_text(): text.get_position()[0] for text in texts}
         assert places["של"] > places["ום"] > places["⏎"] and places["to"] < places[" be"]
 
     def test_refusals(self):
@@ -223,8 +211,6 @@ class TestFigure:
 
 
 def test_page_and_figure_have_the_same_colours():
-    from importlib.resources import files
-
     style = files("modeling_dvpo.inspection").joinpath("page.css").read_text()
     light = set(re.findall(r"light-dark\((#\w+),", style))
     used = {end for _, ends in COLOURS.values() for end in ends} | {INK, QUIET, MEAN, TAIL}

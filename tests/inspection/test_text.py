@@ -7,12 +7,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from modeling_dvpo.inspection.token_texts import TokenText, token_texts
-from modeling_dvpo.inspection.visible_text import (
-    Piece,
-    right_to_left,
-    visible_line,
-    visible_pieces,
-)
+from modeling_dvpo.inspection.visible_text import Piece, right_to_left, visible_line, visible_pieces
 
 
 def byte_fallback_tokenizer():
@@ -33,26 +28,15 @@ def bytes_of(tokenizer, text):
 class TestTokenTexts:
     def test_a_character_over_three_tokens_stands_at_the_last(self, tiny_tokenizer):
         texts = token_texts(tiny_tokenizer, tiny_tokenizer("a好b").input_ids)
-        assert texts == [
-            TokenText("a"),
-            TokenText("", part=(1, 3), whole="好"),
-            TokenText("", part=(2, 3), whole="好"),
-            TokenText("好"),
-            TokenText("b"),
-        ]
+        pieces = [TokenText("", part=(place, 3), whole="好") for place in (1, 2)]
+        assert texts == [TokenText("a"), *pieces, TokenText("好"), TokenText("b")]
 
     def test_byte_fallback_of_two_characters_in_a_row(self):
         tokenizer = byte_fallback_tokenizer()
         ids = [tokenizer.convert_tokens_to_ids("▁hello"), *bytes_of(tokenizer, "好é"), 4]
-        assert [(text.text, text.part) for text in token_texts(tokenizer, ids)] == [
-            ("hello", None),
-            ("", (1, 3)),
-            ("", (2, 3)),
-            ("好", None),
-            ("", (1, 2)),
-            ("é", None),
-            ("he", None),
-        ]
+        texts = token_texts(tokenizer, ids)
+        assert [text.text for text in texts] == ["hello", "", "", "好", "", "é", "he"]
+        assert [text.part for text in texts] == [None, (1, 3), (2, 3), None, (1, 2), None, None]
 
     def test_a_space_before_a_word_is_the_words(self):
         tokenizer = byte_fallback_tokenizer()

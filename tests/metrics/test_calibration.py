@@ -6,6 +6,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import normal_atoms
 
 from modeling_dvpo.metrics.calibration import (
     interval_coverage,
@@ -20,28 +21,35 @@ numbers = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 atoms = st.lists(st.one_of(numbers, st.sampled_from([0.0, 1.0])), min_size=1, max_size=9)
 
 
-def normal_atoms(count, mean=0.0, sd=1.0):
-    levels = (np.arange(count) + 0.5) / count
-    return torch.tensor(mean + sd * scipy.stats.norm.ppf(levels))
+def draws(of, count=20_000):
+    return of(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def coin_atoms(probability):
+    return (torch.arange(200) >= 200 * (1 - probability) - 1e-9).double()
 
 
 class TestCalibration:
     """The same critic, right or wrong in a known way, read by PIT and coverage."""
 
-    def draws(self, count=20_000, seed=0):
-        return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-    def test_calibrated_normal(self):
-        y = self.draws()
-        q = normal_atoms(50).expand(len(y), -1)
+    def assert_calibrated(self, q, y, distance):
+        q = q.expand(len(y), -1)
         u = pit(q, y, torch.Generator().manual_seed(1))
         assert scipy.stats.kstest(u, "uniform").pvalue > 0.01
-        assert pit_distance(q, y) < 0.015
+        assert pit_distance(q, y) < distance
         for coverage in (0.5, 0.8, 0.9):
             assert interval_coverage(q, y, coverage) == pytest.approx(coverage, abs=0.01)
 
+    def test_calibrated_normal(self):
+        self.assert_calibrated(normal_atoms(50), draws(torch.randn), 0.015)
+
+    @pytest.mark.parametrize("probability", [0.1, 0.5, 0.97])
+    def test_calibrated_coin(self, probability):
+        """Returns 0 or 1: unrandomised, the 80 % interval would hold all or nothing."""
+        self.assert_calibrated(coin_atoms(probability), (draws(torch.rand) < probability).double(), 0.01)
+
     def test_too_narrow_and_shifted_are_seen(self):
-        y = self.draws()
+        y = draws(torch.randn)
         # sd 1/2: the 80 % interval is ±1.2816/2, which holds 2Φ(.6408) − 1 = .478
         narrow = normal_atoms(200, 0.0, 0.5).expand(len(y), -1)
         assert interval_coverage(narrow, y, 0.8) == pytest.approx(0.478, abs=0.015)
@@ -49,21 +57,9 @@ class TestCalibration:
         # sup |Φ(x) − Φ(x − 1)| = 2Φ(1/2) − 1
         assert pit_distance(shifted, y) == pytest.approx(0.383, abs=0.015)
 
-    @pytest.mark.parametrize("probability", [0.1, 0.5, 0.97])
-    def test_calibrated_coin(self, probability):
-        """Returns 0 or 1: unrandomised, the 80 % interval would hold all or nothing."""
-        y = (torch.rand(20_000, generator=torch.Generator().manual_seed(0)) < probability).double()
-        q = (torch.arange(200) >= 200 * (1 - probability)).double().expand(len(y), -1)
-        u = pit(q, y, torch.Generator().manual_seed(1))
-        assert scipy.stats.kstest(u, "uniform").pvalue > 0.01
-        assert pit_distance(q, y) < 0.01
-        for coverage in (0.5, 0.8, 0.9):
-            assert interval_coverage(q, y, coverage) == pytest.approx(coverage, abs=0.01)
-
     def test_tolerance_forgives_a_networks_wobble(self):
-        y = (torch.rand(20_000, generator=torch.Generator().manual_seed(0)) < 0.3).double()
-        wobble = 0.02 * torch.randn(200, generator=torch.Generator().manual_seed(1))
-        q = ((torch.arange(200) >= 140).double() + wobble).expand(len(y), -1)
+        y = (draws(torch.rand) < 0.3).double()
+        q = (coin_atoms(0.3) + 0.02 * draws(torch.randn, 200)).expand(len(y), -1)
         assert pit_distance(q, y) > 0.2
         assert pit_distance(q, y, tolerance=0.1) < 0.01
         assert interval_coverage(q, y, 0.8, tolerance=0.1) == pytest.approx(0.8, abs=0.01)
@@ -79,12 +75,6 @@ class TestCalibration:
         draws = torch.stack([pit(q, y, generator) for _ in range(4000)]).flatten()
         slow = ((draws[:, None] <= grid).double().mean(0) - grid).abs().max()
         assert pit_distance(q, y) == pytest.approx(slow.item(), abs=0.01)
-
-    def test_coverage_by_hand(self):
-        # M = 2: y = 0 meets the first atom, PIT over [0, 1/2]; the central 80 % keeps [.1, .5] of it: .8
-        # y = 5 is above all: [3/4, 1] keeps [.75, .9]: .6; y = 1/2 is between: [1/4, 3/4], wholly inside
-        q, y = torch.tensor([0.0, 1.0]).expand(3, 2), torch.tensor([0.0, 5.0, 0.5])
-        assert interval_coverage(q, y, 0.8) == pytest.approx((0.8 + 0.6 + 1.0) / 3)
 
     @settings(max_examples=100, deadline=None)
     @given(atoms, atoms, st.floats(0.05, 0.95))
@@ -108,6 +98,10 @@ class TestHistogramAndReliability:
         # fifths of [0, 1/2]: .4 .4 .2; of [1/4, 3/4]: .3 .4 .3 from the second on; of [3/4, 1]: .2 .8 at the end
         expected = torch.tensor([0.4, 0.4 + 0.3, 0.2 + 0.4, 0.3 + 0.2, 0.8]).double() / 3
         torch.testing.assert_close(pit_histogram(self.quantiles, self.returns, 5), expected)
+
+    def test_coverage_by_hand(self):
+        # the central 80 % keeps [.1, .5] of [0, 1/2]: .8; [.75, .9] of [3/4, 1]: .6; all of [1/4, 3/4]
+        assert interval_coverage(self.quantiles, self.returns, 0.8) == pytest.approx((0.8 + 0.6 + 1.0) / 3)
 
     def test_reliability_by_hand(self):
         # at .3: .6 of [0, 1/2] and .1 of [1/4, 3/4]; at .9: all, all, and .6 of [3/4, 1]
@@ -133,9 +127,8 @@ class TestHistogramAndReliability:
         assert observed == pytest.approx(histogram.cumsum(0)[:-1].tolist(), abs=1e-12)
 
     def test_a_calibrated_coin_is_flat_and_a_wrong_one_is_not(self):
-        y = (torch.rand(20_000, generator=torch.Generator().manual_seed(0)) < 0.3).double()
-        right = (torch.arange(200) >= 140).double().expand(len(y), -1)
-        wrong = (torch.arange(200) >= 60).double().expand(len(y), -1)
+        y = (draws(torch.rand) < 0.3).double()
+        right, wrong = (coin_atoms(probability).expand(len(y), -1) for probability in (0.3, 0.7))
         assert pit_histogram(right, y).tolist() == pytest.approx([0.1] * 10, abs=0.005)
         # 70 % of returns are 0, spread over [0, .3]: 7/30 a bin; 30 % are 1, over [.3, 1]: 3/70
         expected = [7 / 30] * 3 + [3 / 70] * 7
