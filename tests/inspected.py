@@ -60,4 +60,3 @@ HOSTILE = [
 """Words that would be markup, control characters, half a character, or wider than any page."""
 
 ARABIC = "الجواب| هو| أرب|عة| لأن| 2| +| 2| =| 4|.|\n|Done|:| 4|\n|ש|לו|ם".split("|")
-CHINESE = "答案|是|四|，|因为|二|加二|等于|四|。|\n|日本語|も|한국어|도|。".split("|")

@@ -434,13 +434,9 @@ def test_a_learning_curve_is_the_mean_over_runs_at_common_steps():
     np.testing.assert_allclose(curve, [[0.5, 0.5, 0.5], [0.8, 0.7, 0.9]])
 
 
-def test_the_figure_is_drawn(tmp_path):
-    """A smoke test: that it is a picture, and that there is nothing to draw is said."""
-    results = results_of("dvpo", [0.7, 0.9]) | results_of("ppo", [0.6, 0.2], noise="flip=0")
-    path = plot_learning_curves(results, "arithmetic", tmp_path / "figure.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_a_figure_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no finished run of task 'arithmetic'"):
-        plot_learning_curves({}, "arithmetic", path)
+        plot_learning_curves({}, "arithmetic", tmp_path / "figure.png")
 
 
 # --- the command ------------------------------------------------------------------------------------------------
@@ -463,4 +459,4 @@ def test_report_alone_writes_tables_and_figure(tmp_path):
         append_result(paths["results"], found)
     noisy_supervision.main(arguments)
     assert "| DVPO − PPO | 2 |" in paths["report_file"].read_text()
-    assert paths["figure"].is_file()
+    assert paths["figure"].read_bytes().startswith(b"\x89PNG")

@@ -35,7 +35,7 @@ def gradient_of(loss, quantiles):
 @pytest.mark.parametrize("form", ["calibrated", "paper"])
 @pytest.mark.parametrize(
     ("num_heads", "num_quantiles", "num_targets"),
-    [(3, 30, 30), (2, 30, 7), (3, 8, 1), (1, 30, 40), (3, 1, 4), (2, 1, 1)],
+    [(3, 30, 30), (2, 30, 7), (3, 30, 1), (3, 8, 1), (1, 30, 40), (3, 1, 4), (2, 1, 1)],
 )
 def test_every_term_and_its_gradient_match_the_slow_definition(form, num_heads, num_quantiles, num_targets):
     quantiles, returns, mask = batch(num_heads, num_quantiles, num_targets)

@@ -11,7 +11,7 @@ import shutil
 import time
 
 import pytest
-from inspected import ARABIC, CHINESE, HOSTILE, hand_scored
+from inspected import ARABIC, HOSTILE, hand_scored
 from inspection_reading import LEAST_CONTRAST, cells, check_table, colours, number, numbers_of, shows, token
 from playwright.sync_api import sync_playwright
 
@@ -377,17 +377,3 @@ class TestLayout:
         page = open_file(path)
         page.frame_locator("iframe").locator(token(3)).click()
         assert page.evaluate("document.querySelector('iframe').offsetHeight") > 700
-
-
-NARROW, DARK = {"width": 380, "height": 1600}, {"dark": True}
-
-
-@pytest.mark.parametrize(
-    ("words", "settings"),
-    [(WORDS, {}), (WORDS, DARK), (WORDS, NARROW), (ARABIC, {}), (CHINESE, DARK)],
-    ids=["light", "dark", "narrow", "arabic", "chinese"],
-)
-def test_pictures_for_the_eye(open_page, tmp_path, words, settings):
-    """Nobody compares these; they are there to be looked at, in pytest's temporary directory."""
-    page = open_page(hand_scored("p", words), hand_scored("p", words, seed=1), **settings)
-    assert len(page.screenshot(path=tmp_path / "page.png")) > 20_000
