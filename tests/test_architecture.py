@@ -42,9 +42,9 @@ ROOMS = {
     "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
     "training/data",
     "training/models": "critic auto digests ranks saving version training/errors",
-    "training/algorithms": "critic auto returns metrics inference training/errors training/run training/engine "
+    "training/algorithms": "critic returns metrics inference training/errors training/run training/engine "
     "training/data training/rollouts training/models",
-    "training/evaluation": "critic metrics digests ranks hub training/errors training/run training/engine "
+    "training/evaluation": "critic inference metrics digests ranks hub training/errors training/run training/engine "
     "training/rewards training/data training/rollouts training/models training/algorithms",
     "training/trainers": "critic metrics ranks training/errors training/run training/engine training/rewards "
     "training/data training/rollouts training/models training/algorithms",
