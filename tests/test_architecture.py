@@ -44,8 +44,8 @@ ROOMS = {
     "training/models": "critic auto digests ranks saving version training/errors",
     "training/algorithms": "critic returns metrics inference training/errors training/run training/engine "
     "training/data training/rollouts training/models",
-    "training/evaluation": "critic inference metrics digests ranks hub training/errors training/run training/engine "
-    "training/rewards training/data training/rollouts training/models training/algorithms",
+    "training/evaluation": "critic text inference metrics digests ranks hub training/errors training/run "
+    "training/engine training/rewards training/data training/rollouts training/models training/algorithms",
     "training/trainers": "critic metrics ranks training/errors training/run training/engine training/rewards "
     "training/data training/rollouts training/models training/algorithms",
     "training/tasks": "text",
