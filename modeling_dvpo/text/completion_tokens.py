@@ -103,8 +103,7 @@ class CompletionTokenizer:
         )
         if not tokens.actions or not tokens.actions[-1]:
             raise RowProblem("empty completion", "the chat template writes nothing for the last assistant turn")
-        if tokens.starts is not None:
-            self._into_content(tokens, turns)
+        self._into_content(tokens, turns)
         return tokens
 
     def _cut(self, text: str, spans: Spans) -> Tokens:
@@ -128,6 +127,8 @@ class CompletionTokenizer:
     @staticmethod
     def _into_content(tokens: Tokens, turns: Messages) -> None:
         """Count starts from the content of the only assistant turn; with several, step ends have no meaning."""
+        if tokens.text is None or tokens.starts is None:
+            return
         content = turns[0].get("content")
         place = tokens.text.rfind(content) if len(turns) == 1 and isinstance(content, str) else -1
         if place < 0:

@@ -108,8 +108,8 @@ def require_column(name: str, columns: Iterable[str], *, argument: str, why: str
 
     def likeness(column: str) -> float:
         # In order of the alphabet, so that `score_chosen` is like `chosen_score`.
-        words = ["_".join(sorted(text.lower().split("_"))) for text in (name, column)]
-        return difflib.SequenceMatcher(None, *words).ratio()
+        here, there = ("_".join(sorted(text.lower().split("_"))) for text in (name, column))
+        return difflib.SequenceMatcher(None, here, there).ratio()
 
     near = max(columns, key=likeness, default=name)
     close = columns and likeness(near) >= 0.6
@@ -180,7 +180,7 @@ def _tokenise(batch: dict[str, list], row_ids: list[int], *, tokenise, names: Se
 
 def raise_for_problems(notes: Sequence[str], row_ids: Sequence[int], rows_of: str, problems: Problems) -> None:
     """Raise for the first kind of problem noted ("" is a good row), counting the rows it concerns."""
-    bad = [(row, *note.split(": ", 1)) for row, note in zip(row_ids, notes, strict=True) if note]
+    bad = [(row, *note.partition(": ")[::2]) for row, note in zip(row_ids, notes, strict=True) if note]
     if not bad:
         return
     _, kind, found = bad[0]
@@ -237,8 +237,10 @@ def fitting(tokens: Dataset, limit: Limit | None, *, rows_of: str, drop: bool, d
     Raises:
         RewardDataError: rows are longer and may not be left out.
     """
+    if limit is None:
+        return np.arange(len(tokens))
     lengths = np.asarray(tokens["length"][:])
-    fits = np.full(len(lengths), True) if limit is None else lengths <= limit.tokens
+    fits = lengths <= limit.tokens
     long = np.flatnonzero(~fits)
     if len(long) and (not drop or len(long) == len(lengths)):
         which = _listed([tokens["row_id"][int(place)] for place in long[:6]])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -215,7 +215,7 @@ def _score_problem(score: float | None) -> str:
     return f"return of -100: a score of {score:g}" if np.float32(score) == IGNORED_LABEL else ""
 
 
-def _put_score(row: dict[str, Any], place: int, *, scores: list[float]) -> dict[str, Any]:
+def _put_score(row: dict[str, Any], place: int, *, scores: Sequence[float | None]) -> dict[str, Any]:
     # Every row ends with its last action token: what a chat template writes after it is cut off.
     return {"rewards": [0.0] * (row["length"] - 1) + [scores[place]]}
 

@@ -179,7 +179,7 @@ def _placed(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
         return [(count - 1, _finite(row.reward))]
     if row.step_ends is None:
         raise RowProblem("step ends", "a list of rewards without step ends")
-    if tokens.starts is None:
+    if tokens.text is None or tokens.starts is None:
         raise RowProblem("step ends", "they need a fast tokenizer and exactly one assistant turn of plain text")
     rewards, ends = [_finite(reward) for reward in row.reward], list(row.step_ends)
     if not ends or len(rewards) != len(ends):

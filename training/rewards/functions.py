@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import RewardDataError, RewardFunctionError
 from .reward_model import RewardModel
 
-RewardFunction = Callable[..., list[float | None]]
+RewardFunction = Callable[..., Sequence[float | None]]
 
 
 def load_reward_function(name: str) -> RewardFunction:

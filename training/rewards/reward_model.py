@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..errors import RewardDataError
@@ -42,7 +44,7 @@ class RewardModel:
             scores += self.model(**batch.to(self.device)).logits[:, 0].float().tolist()
         return scores
 
-    def _encode(self, prompt: str | list, completion: str | list) -> list[int]:
+    def _encode(self, prompt: str | list, completion: Any) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer(prompt + completion).input_ids
         if isinstance(completion, str):
