@@ -61,6 +61,7 @@ class SetArguments(RewardDataArguments):
     eval_dataset: str | None = field(default=None, init=False)
     eval_split: str | None = field(default=None, init=False)
     eval_fraction: float = field(default=0.0, init=False)
+    reward_source: list[str] = field(default_factory=list, init=False)
 
     def reading(self, where: str) -> RewardDataArguments:
         """How to read one set."""

@@ -83,7 +83,7 @@ class CriticTrainer:
         self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "report": None, "best": None}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.progress = load_checkpoint(found[-1], {"critic": self.learner})
-        self.log = RunLog(self.total_steps, self.progress["step"])
+        self.log = RunLog(self.total_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         self.log.say(
             f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
             f"quantiles, {trained:,} of {parameters:,} parameters train\n"
@@ -106,11 +106,11 @@ class CriticTrainer:
                 if not self.log.opened:
                     self.begin_to_write()
                 tokens += metrics["action_tokens"]
-                self.log.step(step, {name: metrics[name] for name in ("loss", "quantile", "cvar", "grad_norm")})
+                self.log.step(step, metrics, shown=("loss", "quantile", "cvar", "grad_norm"))
                 last = step == self.total_steps
                 if last or step % args.logging_steps == 0:
                     speed = tokens / (time.perf_counter() - started)
-                    self.log.write(step, {**metrics, "action_tokens_per_second": speed})
+                    self.log.write_means(step, {"action_tokens_per_second": speed})
                 if last or (args.eval_steps and step % args.eval_steps == 0):
                     self.evaluate()
                     self.keep_best()
@@ -165,6 +165,7 @@ class CriticTrainer:
     def evaluate(self) -> None:
         if not self.eval_set:
             return
+        self.log.say(f"evaluating on {len(self.eval_set):,} held-out rows")
         with self.learner.compute_dtype():
             report = evaluate(
                 self.critic,

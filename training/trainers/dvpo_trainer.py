@@ -140,7 +140,7 @@ class DVPOTrainer:
         self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.load_checkpoint(found[-1])
-        self.log = RunLog(args.max_steps, self.progress["step"])
+        self.log = RunLog(args.max_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         if unused := unused_settings(algorithm_args, critic_args):
             self.log.say(f"{algorithm_args.algorithm} has no critic, and no use for {', '.join(unused)}.")
         self.log.say(
@@ -190,10 +190,10 @@ class DVPOTrainer:
                 self.log.open(args.output_dir, args.report_to, self.settings)
                 if evaluated:
                     self.log_evaluation(0, *evaluated)
-            self.log.step(step, {name: metrics[name] for name in ("reward", "completion_length")})
+            self.log.step(step, metrics, shown=("reward", "completion_length"))
             last = step == args.max_steps
             if last or step % args.logging_steps == 0:
-                self.log.write(step, metrics)
+                self.log.write_means(step)
                 self.log.write_table("completions", step, sample_table(self.samples, "training"))
             if last or (args.eval_steps and step % args.eval_steps == 0):
                 self.log_evaluation(step, *self.evaluate())
@@ -278,6 +278,8 @@ class DVPOTrainer:
 
     def evaluate(self) -> tuple[dict[str, float], list[dict]]:
         """Clean rewards on each held-out set, and a few samples of each; randomness of training is untouched."""
+        for name, prompts in self.eval_prompts.items():
+            self.log.say(f"evaluating on {len(prompts):,} prompts of {name}")
         temperature = self.args.eval_temperature
         rollout_args = replace(self.rollout_args, temperature=temperature or self.rollout_args.temperature)
         answer = partial(self.roll_out, seed=0, args=rollout_args, greedy=temperature == 0)
