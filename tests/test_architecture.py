@@ -38,7 +38,7 @@ ROOMS = {
     "training/engine": "ranks",
     "training/run": "critic ranks saving hub training/errors",
     "training/rewards": "training/errors",
-    "training/data": "returns text training/errors training/run training/rewards",
+    "training/data": "returns version text training/errors training/run training/rewards",
     "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
     "training/data",
     "training/models": "critic auto digests ranks saving version training/errors",
