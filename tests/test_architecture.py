@@ -37,7 +37,7 @@ ROOMS = {
     "training/errors": "text",
     "training/engine": "ranks",
     "training/run": "critic ranks saving hub training/errors",
-    "training/rewards": "training/errors",
+    "training/rewards": "text training/errors",
     "training/data": "returns version text training/errors training/run training/rewards",
     "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
     "training/data",
