@@ -39,8 +39,8 @@ ROOMS = {
     "training/errors": "text",
     "training/engine": "ranks",
     "training/run": "critic ranks saving hub training/errors",
-    "training/rewards": "training/errors",
-    "training/data": "returns text training/errors training/run training/rewards",
+    "training/rewards": "text training/errors",
+    "training/data": "returns version text training/errors training/run training/rewards",
     "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
     "training/data",
     "training/models": "critic auto digests ranks saving version training/errors",

@@ -15,6 +15,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..auto import AutoModelForDistributionalValue
 from ..metrics.scores import head_disagreement
+from ..text.arrow_rows import without_added_nulls
 from ..text.assistant_turns import split_conversation
 from ..text.completion_tokens import CompletionTokenizer, Tokens, prompt_tokens
 from .risk_measures import RiskMeasure, parse_risk_measure, quantiles_at
@@ -147,8 +148,9 @@ def _parts(inputs) -> tuple:
         raise ValueError(
             f"An input has the key {sorted(unknown)[0]!r}; there are prompt, completion, tools and truncated."
         )
-    options = {name: inputs[name] for name in ("tools", "truncated") if inputs.get(name) is not None}
-    return inputs["prompt"], inputs.get("completion"), options
+    inputs = without_added_nulls(dict(inputs))  # rows of a data set have been through Arrow
+    options = {name: inputs[name] for name in ("tools", "truncated") if name in inputs}
+    return inputs.get("prompt"), inputs.get("completion"), options
 
 
 def _measure(name: str) -> RiskMeasure:

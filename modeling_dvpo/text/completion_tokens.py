@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .arrow_rows import without_added_nulls
 from .assistant_turns import Messages, Spans, assistant_spans
 from .problems import RowProblem, require_chat_template, require_end_token
 
@@ -186,5 +187,4 @@ def plain_messages(messages: Any) -> Messages:
 
 
 def plain_message(message: dict[str, Any]) -> dict[str, Any]:
-    # Arrow gives every message the keys of all of them; templates test for keys, so those without a value must go.
-    return {key: value for key, value in message.items() if value is not None}
+    return without_added_nulls(message)
