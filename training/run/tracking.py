@@ -34,8 +34,9 @@ class RunLog:
 
     def __init__(self, total_steps: int, start_step: int, since_line: dict[str, list] | None = None):
         self.active, self.opened, self.start_step = is_main(), False, start_step
-        self.since_line = {} if since_line is None else since_line
-        self.total_steps, self.shown, self.line = total_steps, (), (start_step, time.perf_counter())
+        self.since_line: dict[str, list] = {} if since_line is None else since_line
+        self.total_steps, self.line = total_steps, (start_step, time.perf_counter())
+        self.shown: tuple[str, ...] = ()
         self.trackers: list = []
         if self.active:
             options = {"desc": "train", "dynamic_ncols": True, "disable": not on_terminal()}
