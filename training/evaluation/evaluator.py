@@ -202,6 +202,7 @@ class Evaluation:
             "domain": data.named.domain,
             "dataset": data.named.where,
             "rows": len(data.states),
+            "prompts": len(set(data.prompts)),
             "states": len(data.returns),
             "truth": data.named.kind,
             "continuations": data.returns.shape[1] if data.returns.dim() == 2 else None,

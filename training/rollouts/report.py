@@ -46,7 +46,8 @@ def evaluate_policy(
         num_shown: samples of each set to show.
 
     Returns:
-        `eval/<set>/<function>`, `/completion_length` and `/truncated`; and the rows of `sample_table`.
+        `eval/<set>/<function>`, `/completion_length`, `/truncated` and `/prompts`, how many these are means over; and
+        the rows of `sample_table`.
     """
     metrics: dict[str, float] = {}
     shown: list[dict] = []
@@ -58,6 +59,7 @@ def evaluate_policy(
             for metric, value in sample_metrics(samples).items()
             if metric.startswith("reward/") or metric in ("completion_length", "truncated")
         }
+        metrics[f"eval/{name}/prompts"] = len(prompts)
         shown += sample_table(samples[:num_shown], name)
     return metrics, shown
 

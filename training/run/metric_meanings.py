@@ -46,4 +46,5 @@ POLICY_METRICS = {
     "eval/<set>/<function>": "clean reward on a held-out set, sampled at `eval_temperature`",
     "eval/<set>/completion_length": "action tokens",
     "eval/<set>/truncated": "share cut by the length limit",
+    "eval/<set>/prompts": "how many prompts the set has",
 }

@@ -176,6 +176,7 @@ class CriticTrainer:
                 self.shares,
                 self.device,
             )
+        report |= {"rows": len(self.eval_set), "prompts": len(set(self.eval_set["prompt_id"]))}
         self.progress["report"] = report
         step = self.progress["step"]
         self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in report.items()))

@@ -296,7 +296,9 @@ class DVPOTrainer:
         if metrics:
             self.log.write(step, metrics)
             self.log.write_table("completions", step, shown)
-            rewards = {n: v for n, v in metrics.items() if not n.endswith(("completion_length", "truncated"))}
+            rewards = {
+                n: v for n, v in metrics.items() if not n.endswith(("completion_length", "truncated", "prompts"))
+            }
             self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in rewards.items()))
 
     def use_critic(self, critic: OnlineCritic) -> None:
@@ -323,6 +325,7 @@ class DVPOTrainer:
     def save(self) -> Path:
         directory, critic = Path(self.args.output_dir) / "last", self.critic.model if self.critic else None
         options = {"step": self.progress["step"], "settings": self.settings, "metrics": self.progress["metrics"]}
+        options["chat"] = not isinstance(self.prompts[0].prompt, str)
         save_pair(directory, self.policy, critic, self.tokenizer, **options)
         self.log.say(f"saved {directory}")
         return directory
