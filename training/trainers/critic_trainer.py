@@ -16,6 +16,7 @@ from ..algorithms.critic_loss import critic_loss, running_mean
 from ..algorithms.held_out import evaluate, is_better
 from ..algorithms.targets import Targets, dataset_returns, target_returns
 from ..data.arguments import RewardDataArguments
+from ..data.fingerprints import require_same_data, reward_set_facts
 from ..data.layout import choose_layout, require_room
 from ..data.packing import RewardBatchSampler, RewardCollator
 from ..data.reward_sets import load_reward_data
@@ -80,9 +81,11 @@ class CriticTrainer:
         self.total_steps = args.max_steps if args.max_steps > 0 else steps
         self.learner = Learner(critic, args, self.total_steps, device)
         self.targets = Targets(returns=args.returns, gamma=args.gamma, lam=args.lam, target=args.target)
-        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "report": None, "best": None}
+        data = self.data_facts()
+        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "report": None, "best": None, "data": data}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.progress = load_checkpoint(found[-1], {"critic": self.learner})
+            require_same_data(self.progress.get("data"), data, args.output_dir)
         self.log = RunLog(self.total_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         self.log.say(
             f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
@@ -91,6 +94,14 @@ class CriticTrainer:
             f"{'packed' if layout['packing'] else 'padded'}; {self.total_steps} steps; "
             f"{world_size()} process(es) on {device}"
         )
+
+    def data_facts(self) -> dict:
+        """What a run that goes on must find as it was: its rows, and the units that the heads have learnt in."""
+        config = self.critic.config
+        facts = reward_set_facts(self.train_set, "training")
+        facts |= reward_set_facts(self.eval_set, "held-out") if self.eval_set else {}
+        # not to the last digit, which other hardware may round otherwise
+        return facts | {"units of returns": f"mean {config.return_mean:.6g}, scale {config.return_scale:.6g}"}
 
     def train(self) -> None:
         args = self.args

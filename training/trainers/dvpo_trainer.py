@@ -25,6 +25,7 @@ from ..algorithms.policy_arguments import (
 )
 from ..algorithms.updates import PolicyUpdates
 from ..data.arguments import PromptArguments
+from ..data.fingerprints import prompt_facts, require_same_data
 from ..data.layout import choose_layout
 from ..data.prompts import PromptSampler, load_prompts
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
@@ -137,9 +138,13 @@ class DVPOTrainer:
             max_completion_length=rollout_args.max_completion_length,
             seed=args.seed,
         )
-        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}}
+        data = prompt_facts(self.prompts, "training")
+        for name, prompts in self.eval_prompts.items():
+            data |= prompt_facts(prompts, name)
+        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}, "data": data}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.load_checkpoint(found[-1])
+            require_same_data(self.progress.get("data"), data, args.output_dir)
         self.log = RunLog(args.max_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         if unused := unused_settings(algorithm_args, critic_args):
             self.log.say(f"{algorithm_args.algorithm} has no critic, and no use for {', '.join(unused)}.")
