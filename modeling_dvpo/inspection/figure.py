@@ -109,9 +109,9 @@ def plot_responses(
         if shared:
             top = _draw_prompt(figure, top, prompt)
         top -= TITLE
-        bold = {"fontsize": 9.5, "weight": "bold", "color": INK, "parse_math": False}
+        bold: dict = {"fontsize": 9.5, "weight": "bold", "color": INK, "parse_math": False}
         figure.text(MARGIN[0] / WIDTH, (top + 0.06) / height, visible_line(label), **bold)
-        right = {"fontsize": 8, "color": QUIET, "ha": "right"}
+        right: dict = {"fontsize": 8, "color": QUIET, "ha": "right"}
         figure.text(1 - MARGIN[1] / WIDTH, (top + 0.06) / height, _outcome(one, reward), **right)
         if not shared:
             top = _draw_prompt(figure, top, prompt)
@@ -157,7 +157,7 @@ def _draw_prompt(figure: Figure, top: float, lines: list[str]) -> float:
     height = figure.get_size_inches()[1]
     for line in lines:
         top -= LINE
-        style = {"family": _fonts(), "fontsize": FONT_SIZE, "color": QUIET, "parse_math": False}
+        style: dict = {\"family\": _fonts(), "fontsize": FONT_SIZE, "color": QUIET, "parse_math": False}
         figure.text(MARGIN[0] / WIDTH, (top + 0.05) / height, line, **style)
     return top
 
