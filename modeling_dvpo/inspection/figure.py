@@ -157,7 +157,7 @@ def _draw_prompt(figure: Figure, top: float, lines: list[str]) -> float:
     height = figure.get_size_inches()[1]
     for line in lines:
         top -= LINE
-        style: dict = {\"family\": _fonts(), "fontsize": FONT_SIZE, "color": QUIET, "parse_math": False}
+        style: dict = {"family": _fonts(), "fontsize": FONT_SIZE, "color": QUIET, "parse_math": False}
         figure.text(MARGIN[0] / WIDTH, (top + 0.05) / height, line, **style)
     return top
 
