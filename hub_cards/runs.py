@@ -39,7 +39,7 @@ POLICY_RUN = (
 
 WITHOUT_CRITIC = ("algorithm", ("grpo", "dr_grpo", "reinforce_plus_plus"))
 # A setting that says nothing while another has one of these values.
-MEANINGLESS = {
+MEANINGLESS: dict[str, list[tuple[str, tuple]]] = {
     **{name: [("trainable", ("all", "heads", None))] for name in LORA},
     "lam": [("returns", ("monte_carlo",)), WITHOUT_CRITIC],
     "target": [("returns", ("monte_carlo",))],

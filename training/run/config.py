@@ -52,7 +52,7 @@ def parse_config(dataclass_types, arguments: list[str] | None = None) -> tuple:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(dataclass_types, allow_abbrev=False, formatter_class=_HelpFormatter)
     names = [field.name for t in dataclass_types for field in dataclasses.fields(t) if field.init]
-    settings = {}
+    settings: dict = {}
     while arguments and not arguments[0].startswith("-"):
         later = _read_yaml(arguments.pop(0), names)
         settings = _without_replaced(settings, later) | later

@@ -35,7 +35,8 @@ class RunLog:
     def __init__(self, total_steps: int, start_step: int, since_line: dict[str, list] | None = None):
         self.active, self.opened, self.start_step = is_main(), False, start_step
         self.since_line = {} if since_line is None else since_line
-        self.total_steps, self.shown, self.line = total_steps, (), (start_step, time.perf_counter())
+        self.total_steps, self.line = total_steps, (start_step, time.perf_counter())
+        self.shown: tuple[str, ...] = ()
         self.trackers: list = []
         if self.active:
             options = {"desc": "train", "dynamic_ncols": True, "disable": not on_terminal()}
@@ -79,7 +80,8 @@ class RunLog:
 
         NaN where no step had a finite number.
         """
-        means = {name: total / count if count else math.nan for name, (total, count) in self.since_line.items()}
+        sums = self.since_line.items()
+        means: dict[str, float] = {name: total / count if count else math.nan for name, (total, count) in sums}
         self.since_line.clear()
         self.write(step, means | (more or {}))
         if self.active and self.bar.disable:
