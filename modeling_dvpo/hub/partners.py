@@ -45,14 +45,15 @@ def run_of(directory) -> Path | None:
 
 
 def read_pair(pair) -> dict | None:
-    return json.loads(Path(pair).read_text()) if isinstance(pair, str | os.PathLike) else pair
+    return json.loads(Path(pair).read_text(encoding="utf-8")) if isinstance(pair, str | os.PathLike) else pair
 
 
 def check_fits(policy: Staged, critic: Staged, pair: Mapping | None) -> None:
     """Both are the files that pair.json names, and read the same tokens.
 
     Raises:
-        UnpublishableError, TokenizerMismatchError
+        UnpublishableError: one has no tokenizer, or is not what pair.json names.
+        TokenizerMismatchError: their tokenizers differ.
     """
     for role, staged in (("policy", policy), ("critic", critic)):
         if staged.tokenizer is None:

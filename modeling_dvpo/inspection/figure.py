@@ -96,7 +96,7 @@ def plot_responses(
     of_tokens = [_of_tokens(one, colour) for one in numbers]
     low, high = _range(of_tokens, symmetric=colour == "change")
     name, ends = COLOURS[colour]
-    scale = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list(colour, ends))
+    scale = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list(colour, list(ends)))
     layouts = [_layout(one, tokenizer) for one in scored]
     prompts = [_prompt_lines(one, tokenizer) for one in scored]
     shared = len(scored) > 1 and all(one.input_ids[: one.action_positions[0]] == _prompt(scored[0]) for one in scored)

@@ -39,7 +39,7 @@ def save_pair(directory, policy, critic, tokenizer, *, step: int, settings: dict
                 "metrics": without_nan(metrics),
                 "versions": versions(),
             }
-            (partial / RECORD_FILE).write_text(json.dumps(record, indent=1))
+            (partial / RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     write_whole(directory, write)
 

@@ -38,7 +38,7 @@ def check_run_directory(output_dir, settings: dict, *, resume: bool, overwrite: 
         # a mistyped directory is neither filled nor emptied
         raise ConfigError(f"{folder} holds files but no {RUN_FILE}, so it is no run's. Choose another output_dir.")
     if resume:
-        started = json.loads((folder / RUN_FILE).read_text())
+        started = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         changed = [
             f"{name} (was {started.get(name)!r}, is {settings[name]!r})"
             for name in settings
@@ -61,5 +61,7 @@ def claim_run_directory(output_dir, settings: dict, *, resume: bool, overwrite: 
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / RUN_FILE).open("x") as file:  # x: of two runs started side by side, the second fails here
+    with (folder / RUN_FILE).open(
+        "x", encoding="utf-8"
+    ) as file:  # x: of two runs started side by side, the second fails here
         json.dump(settings, file, indent=1, sort_keys=True)

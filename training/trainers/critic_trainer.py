@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -15,6 +16,7 @@ from ..algorithms.critic_loss import critic_loss, running_mean
 from ..algorithms.held_out import evaluate, is_better
 from ..algorithms.targets import Targets, dataset_returns, target_returns
 from ..data.arguments import RewardDataArguments
+from ..data.fingerprints import require_same_data, reward_set_facts
 from ..data.layout import choose_layout, require_room
 from ..data.packing import RewardBatchSampler, RewardCollator
 from ..data.reward_sets import load_reward_data
@@ -38,7 +40,7 @@ ARGUMENTS = (CriticArguments, RewardDataArguments, TrainingArguments)
 class CriticTrainer:
     """Everything between the settings and the trained critic, in the order it happens."""
 
-    def __init__(self, critic_args, data_args, args, settings, device):
+    def __init__(self, critic_args, data_args, args, *, settings, device):
         self.args, self.settings, self.device = args, settings, device
         self.loss_config = CriticLossConfig.from_dict(args.critic_loss)
         self.pushing = pushing_of(args, what=("critic",))
@@ -79,9 +81,11 @@ class CriticTrainer:
         self.total_steps = args.max_steps if args.max_steps > 0 else steps
         self.learner = Learner(critic, args, self.total_steps, device)
         self.targets = Targets(returns=args.returns, gamma=args.gamma, lam=args.lam, target=args.target)
-        self.progress = {"step": 0, "underestimation": 0.0, "report": None, "best": None}
+        data = self.data_facts()
+        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "report": None, "best": None, "data": data}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.progress = load_checkpoint(found[-1], {"critic": self.learner})
+            require_same_data(self.progress.get("data"), data, args.output_dir)
         self.log = RunLog(self.total_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         self.log.say(
             f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
@@ -91,12 +95,20 @@ class CriticTrainer:
             f"{world_size()} process(es) on {device}"
         )
 
+    def data_facts(self) -> dict:
+        """What a run that goes on must find as it was: its rows, and the units that the heads have learnt in."""
+        config = self.critic.config
+        facts = reward_set_facts(self.train_set, "training")
+        facts |= reward_set_facts(self.eval_set, "held-out") if self.eval_set else {}
+        # not to the last digit, which other hardware may round otherwise
+        return facts | {"units of returns": f"mean {config.return_mean:.6g}, scale {config.return_scale:.6g}"}
+
     def train(self) -> None:
         args = self.args
         self.critic.train()
         if not self.progress["step"]:
             self.evaluate()
-        started, tokens = time.perf_counter(), 0
+        started, tokens = time.perf_counter(), 0.0
         while (step := self.progress["step"]) < self.total_steps:
             epoch, start = divmod(step, len(self.sampler))
             for micro_batches in self.sampler.steps(epoch, start):
@@ -137,7 +149,7 @@ class CriticTrainer:
     def optimizer_step(self, step: int, micro_batches) -> dict[str, float]:
         """Forward, backward and update on one step's rows; its metrics, summed over micro-batches and ranks."""
         batches = [self.batch(micro) for micro in micro_batches]
-        num_items = sum_over_ranks(sum(batch["completion_mask"].sum() for batch in batches)).item()
+        num_items = sum_over_ranks(torch.stack([batch["completion_mask"].sum() for batch in batches]).sum()).item()
 
         def loss_of(batch):
             return critic_loss(

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from ..algorithms.policy_arguments import (
 )
 from ..algorithms.updates import PolicyUpdates
 from ..data.arguments import PromptArguments
+from ..data.fingerprints import prompt_facts, require_same_data
 from ..data.layout import choose_layout
 from ..data.prompts import PromptSampler, load_prompts
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
@@ -72,7 +74,17 @@ class DVPOTrainer:
     """Everything between the settings and the trained pair of policy and critic, in the order it happens."""
 
     def __init__(
-        self, policy_args, prompt_args, rollout_args, reward_args, algorithm_args, critic_args, args, settings, device
+        self,
+        policy_args,
+        prompt_args,
+        rollout_args,
+        reward_args,
+        algorithm_args,
+        critic_args,
+        args,
+        *,
+        settings,
+        device,
     ):
         self.rollout_args, self.algorithm_args, self.args = rollout_args, algorithm_args, args
         self.settings, self.device = settings, device
@@ -126,9 +138,13 @@ class DVPOTrainer:
             max_completion_length=rollout_args.max_completion_length,
             seed=args.seed,
         )
-        self.progress = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}}
+        data = prompt_facts(self.prompts, "training")
+        for name, prompts in self.eval_prompts.items():
+            data |= prompt_facts(prompts, name)
+        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}, "data": data}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.load_checkpoint(found[-1])
+            require_same_data(self.progress.get("data"), data, args.output_dir)
         self.log = RunLog(args.max_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         if unused := unused_settings(algorithm_args, critic_args):
             self.log.say(f"{algorithm_args.algorithm} has no critic, and no use for {', '.join(unused)}.")
@@ -205,7 +221,7 @@ class DVPOTrainer:
             self.critic.start(
                 outcome_returns(samples, self.algorithm_args.gamma), self.settings, self.updates.loss_config
             )
-            self.use_critic()
+            self.use_critic(self.critic)
         report = None
         if self.critic and (step % self.args.logging_steps == 0 or step == self.args.max_steps):
             rewards = torch.tensor([sample.reward for sample in samples])
@@ -290,8 +306,8 @@ class DVPOTrainer:
             }
             self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in rewards.items()))
 
-    def use_critic(self) -> None:
-        self.updates.critic, self.updates.critic_learner = self.critic.model, self.critic.learner
+    def use_critic(self, critic: OnlineCritic) -> None:
+        self.updates.critic, self.updates.critic_learner = critic.model, critic.learner
 
     def learners(self) -> dict[str, Learner]:
         learners = {"policy": self.updates.policy, "critic": self.updates.critic_learner}
@@ -305,7 +321,7 @@ class DVPOTrainer:
     def load_checkpoint(self, checkpoint: Path) -> None:
         if self.critic:
             self.critic.place()
-            self.use_critic()
+            self.use_critic(self.critic)
         self.progress = load_checkpoint(checkpoint, self.learners())
         self.updates.underestimation = self.progress["underestimation"]
         if self.critic:

@@ -3,7 +3,17 @@
 import pytest
 import torch
 from critic_runs import SHORT, run, script, values
-from scripts import Stop, assert_same_curve, flags, kill_after_first_checkpoint, metrics_of, run_on_ranks, stop_in
+from scripts import (
+    Stop,
+    assert_same_curve,
+    flags,
+    kill_after_first_checkpoint,
+    metrics_of,
+    read_rows,
+    run_on_ranks,
+    stop_in,
+    write_rows,
+)
 
 from modeling_dvpo.training.errors import ConfigError
 from modeling_dvpo.training.trainers.critic_trainer import CriticTrainer
@@ -90,6 +100,19 @@ class TestResume:
     def test_other_settings_are_refused(self, one_process, inputs):
         with pytest.raises(ConfigError, match=r"seed \(was 0, is 1\). Change them back"):
             run(one_process[1], inputs, SHORT, resume="true", seed=1)
+
+    @pytest.mark.parametrize("changed", ["dataset", "eval_dataset"])
+    def test_other_data_is_refused(self, inputs, tmp_path, changed):
+        """Heads that had learnt in the old units were read in the new ones: 5.02 and 1.02 became 15.37 and -8.46."""
+        rows = {name: read_rows(inputs[name]) for name in ("dataset", "eval_dataset")}
+        files = {name: write_rows(tmp_path / f"{name}.jsonl", rows[name]) for name in rows}
+        run(tmp_path / "run", inputs, SHORT, files, max_steps=1)
+        before = values(tmp_path / "run" / "last")
+        write_rows(tmp_path / f"{changed}.jsonl", [{**row, "reward": 4 * row["reward"]} for row in rows[changed]])
+        which = {"dataset": r"training rows \(was .*units of returns \(was mean", "eval_dataset": "held-out rows"}
+        with pytest.raises(ConfigError, match=f"was started on other data: rewards of the {which[changed]}"):
+            run(tmp_path / "run", inputs, SHORT, files, max_steps=1, resume="true")
+        assert torch.equal(values(tmp_path / "run" / "last"), before)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("ranks", [1, 2])
