@@ -71,7 +71,7 @@ def main(options: Namespace) -> None:
     ).to(device)
     scored = _score(critic, tokenizer, responses)
     facts = {
-        "labels": options.title or titles(responses),
+        "labels": options.title or (titles(responses) if options.file else [one.label for one in responses]),
         "rewards": [response.reward for response in responses],
         "alpha": options.alpha,
     }

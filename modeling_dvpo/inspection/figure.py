@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,9 @@ INK, QUIET, MEAN, TAIL = "#1c1f24", "#5b626c", "#0a62a3", "#b4570a"
 OUTER, INNER = "#dcebf7", "#abcfed"  # opaque, so that the legend shows the colours one sees
 
 WIDTH, MARGIN, FAN, LINE, TITLE, GAP, FOOT = 7.2, (0.6, 0.15), 1.5, 0.19, 0.28, 0.34, 0.75  # inches
-PROMPT_LINES = 3
+BOLD: dict[str, Any] = {"fontsize": 9.5, "weight": "bold", "color": INK, "parse_math": False}
+RIGHT: dict[str, Any] = {"fontsize": 8, "color": QUIET, "ha": "right"}
+PROMPT_LINES, TITLE_COLUMNS = 3, 50
 FONT_SIZE = 8.0  # points
 COLUMNS = int((WIDTH - sum(MARGIN)) * 72 / (0.602 * FONT_SIZE))  # 0.602: a character's width in DejaVu Sans Mono
 MOST_LINES = 30
@@ -109,10 +111,8 @@ def plot_responses(
         if shared:
             top = _draw_prompt(figure, top, prompt)
         top -= TITLE
-        bold: dict = {"fontsize": 9.5, "weight": "bold", "color": INK, "parse_math": False}
-        figure.text(MARGIN[0] / WIDTH, (top + 0.06) / height, visible_line(label), **bold)
-        right: dict = {"fontsize": 8, "color": QUIET, "ha": "right"}
-        figure.text(1 - MARGIN[1] / WIDTH, (top + 0.06) / height, _outcome(one, reward), **right)
+        figure.text(MARGIN[0] / WIDTH, (top + 0.06) / height, _clipped(visible_line(label)), **BOLD)
+        figure.text(1 - MARGIN[1] / WIDTH, (top + 0.06) / height, _outcome(one, reward), **RIGHT)
         if not shared:
             top = _draw_prompt(figure, top, prompt)
         top -= LINE * layout.lines
@@ -152,13 +152,19 @@ def _outcome(numbers: StateNumbers, reward: float | None) -> str:
     return f"{got}expects {numbers.value[-1].item():.3g} at its end".replace("-", "−")
 
 
+def _clipped(label: str) -> str:
+    """What leaves room for the outcome beside it."""
+    pieces = _cut(label, COLUMNS - TITLE_COLUMNS)
+    return pieces[0][0] + "…" * (len(pieces) > 1) if pieces else ""
+
+
 def _draw_prompt(figure: Figure, top: float, lines: list[str]) -> float:
     """Below `top`, in inches; returns where it ends."""
     height = figure.get_size_inches()[1]
     for line in lines:
         top -= LINE
-        style: dict = {"family": _fonts(), "fontsize": FONT_SIZE, "color": QUIET, "parse_math": False}
-        figure.text(MARGIN[0] / WIDTH, (top + 0.05) / height, line, **style)
+        place = (MARGIN[0] / WIDTH, (top + 0.05) / height)
+        figure.text(*place, line, family=_fonts(), fontsize=FONT_SIZE, color=QUIET, parse_math=False)
     return top
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..text.assistant_turns import Messages, split_conversation
 from ..text.problems import DataError
 
-TITLE_LENGTH = 60  # characters
+TITLE_LENGTH = 40  # characters
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class TestCommand:
         prompts = ["hello\n world", "hello " * 20, chat]
         rows = [{"prompt": prompt, "completion": " 5"} for prompt in prompts]
         assert titles(read_responses(write(tmp_path, rows), 8)[0]) == [
-            "hello world", ("hello " * 9 + "hello")[:59] + "…", "What is 2?",
+            "hello world", ("hello " * 7)[:39] + "…", "What is 2?",
         ]  # fmt: skip
         path = write(tmp_path, rows[:2])
         given = ["--title", "first", "--title", "second"]

@@ -203,6 +203,7 @@ class TestFigure:
 
         end = f"expects {StateNumbers(first).value[-1].item():.3g} at its end".replace("-", "−")
         assert said([first], labels=["x"], rewards=[-0.25]) == ["x", f"reward −0.25, {end}", "What is $2$?"]
+        assert said([first], labels=["x" * 99])[0] == "x" * 50 + "…"  # room for what stands beside it
         assert said([first]) == ["Response 1", end, "What is $2$?"]
         both = said([first, second], rewards=[1, None])
         assert both[:3] == ["What is $2$?", "Response 1", f"reward 1, {end}"]

@@ -80,7 +80,8 @@ class RunLog:
 
         NaN where no step had a finite number.
         """
-        means = {name: total / count if count else math.nan for name, (total, count) in self.since_line.items()}
+        sums = self.since_line.items()
+        means: dict[str, float] = {name: total / count if count else math.nan for name, (total, count) in sums}
         self.since_line.clear()
         self.write(step, means | (more or {}))
         if self.active and self.bar.disable:
