@@ -28,8 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the script with these arguments, by default the command line's."""
     parsed = parse_config(ARGUMENTS, arguments)
     check_together(*parsed[1:])
-    settings = settings_of(*parsed)
-    run_on_ranks(lambda device: CriticTrainer(*parsed, settings, device).train(), parsed[-1], settings)
+    args, settings = parsed[-1], settings_of(*parsed)
+    run_on_ranks(
+        lambda device: CriticTrainer(*parsed, settings, device).train(), args, settings, timeout=args.init_timeout
+    )
 
 
 if __name__ == "__main__":

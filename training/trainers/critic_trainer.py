@@ -23,6 +23,7 @@ from ..engine.distributed import (
     main_process_first,
     shard,
     sum_over_ranks,
+    waiting_at_most,
 )
 from ..engine.learner import Learner
 from ..models.critics import load_config_and_tokenizer, load_critic, save_critic
@@ -101,7 +102,10 @@ class CriticTrainer:
             epoch, start = divmod(step, len(self.sampler))
             for micro_batches in self.sampler.steps(epoch, start):
                 step += 1
-                metrics = self.optimizer_step(step, micro_batches)
+                # the first step also warms up kernels
+                patience = args.train_timeout if self.log.opened else args.init_timeout
+                with waiting_at_most(patience, args.init_timeout):
+                    metrics = self.optimizer_step(step, micro_batches)
                 if not self.log.opened:
                     self.begin_to_write()
                 tokens += metrics["action_tokens"]
@@ -152,7 +156,9 @@ class CriticTrainer:
         learning_rate, heads_learning_rate = self.learner.learning_rates()
         metrics = self.learner.update(batches, loss_of, where=f"Step {step}")
         self.learner.schedule.step()
-        self.progress["underestimation"] = running_mean(self.progress["underestimation"], metrics["underestimation"])
+        if self.learner.was_updated:
+            mean = running_mean(self.progress["underestimation"], metrics["underestimation"])
+            self.progress["underestimation"] = mean
         self.progress["step"] = step
         rates = {"learning_rate": learning_rate, "heads_learning_rate": heads_learning_rate}
         return {**metrics, **rates, "epoch": step / len(self.sampler), "action_tokens": num_items}

@@ -31,7 +31,9 @@ from ..engine.distributed import (
     gather_lists,
     main_process_first,
     shard,
+    share_of,
     sum_over_ranks,
+    waiting_at_most,
     whole_weights,
 )
 from ..engine.learner import Learner
@@ -56,7 +58,6 @@ from ..rollouts.samples import (
     Sample,
     Scorer,
     outcome_returns,
-    share_of,
 )
 from ..run.directory import claim_run_directory
 from ..run.pushing import pushing_of
@@ -170,7 +171,9 @@ class DVPOTrainer:
         args, first = self.args, self.progress["step"] + 1
         evaluated = self.evaluate() if first == 1 else None
         for step in range(first, args.max_steps + 1):
-            metrics = self.step(step)
+            # the first step also warms up kernels
+            with waiting_at_most(args.init_timeout if step == first else args.train_timeout, args.init_timeout):
+                metrics = self.step(step)
             self.progress |= {"step": step, "metrics": metrics}
             if not self.log.opened:
                 claim_run_directory(
