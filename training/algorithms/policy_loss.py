@@ -79,7 +79,7 @@ def log_ratio(log_probs: Tensor, other: Tensor) -> Tensor:
 
 
 def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """k3 = e^{-x} - 1 + x, x = log π - log π_ref as `log_ratio` bounds it: KL(π || π_ref) in expectation under π, never
+    """k3 = e^{-x} - 1 + x, x = log π - log π_ref bounded by `log_ratio`: KL(π || π_ref) in expectation under π, never
     negative (Schulman, 2020; the loss term of GRPO, arXiv:2402.03300, eq. 4)."""
     difference = log_ratio(reference_log_probs, log_probs)
     return difference.exp() - 1 - difference
@@ -100,7 +100,8 @@ def policy_loss(
 ) -> Tensor:
     """Σ weight · [-min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) + kl_coef · k3 - entropy_coef · H], ρ = π / π_old.
 
-    PPO's clipped objective (arXiv:1707.06347, eq. 7), log ρ bounded as by `log_ratio`; clip_high > clip_low is DAPO's clip-higher (arXiv:2503.14476).
+    PPO's clipped objective (arXiv:1707.06347, eq. 7), log ρ bounded by `log_ratio`; clip_high > clip_low is DAPO's
+    clip-higher (arXiv:2503.14476).
 
     Args:
         log_probs, old_log_probs, advantages, weights, reference_log_probs, entropy: (B, T), action-aligned. Where

@@ -88,8 +88,8 @@ class Learner:
         if self.skipped["in_a_row"] > self.max_skipped_updates:
             raise FloatingPointError(
                 f"{where}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. No update was made"
-                f"{self._nor_in_those_before()}; what the run has saved is unharmed. Lower the learning rates, or look "
-                "for extreme rewards."
+                f"{self._nor_in_those_before()}; what the run has saved is unharmed. Lower the learning rates, or "
+                "look for extreme rewards."
             )
         return metrics
 

@@ -37,7 +37,7 @@ POLICY_METRICS = {
     "entropy": "nats a token, at the sampling temperature",
     "skipped_updates": "of the policy: updates so far that were not made, since loss or gradient was not finite",
     "learning_rate": "the policy's",
-    "critic/<term>": "`loss`, the loss's terms, `underestimation` and `grad_norm` of the critic's updates that were made",
+    "critic/<term>": "`loss`, the loss's terms, `underestimation` and `grad_norm`: means like the policy's",
     "critic/skipped_updates": "of the critic, likewise",
     "critic/<metric>": "held-out metrics of a critic, of this step's returns before the updates",
     "critic/learning_rate": "of the critic's body or adapter",

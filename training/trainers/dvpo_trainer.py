@@ -204,11 +204,13 @@ class DVPOTrainer:
         started = time.perf_counter()
         samples = self.collect(step)
         sampled = time.perf_counter()
-        if self.critic and not self.critic.started:
-            self.critic.start(
-                outcome_returns(samples, self.algorithm_args.gamma), self.settings, self.updates.loss_config
-            )
-            self.use_critic()
+        if self.critic:
+            returns = outcome_returns(samples, self.algorithm_args.gamma)
+            if self.critic.started:
+                self.critic.follow(returns)
+            else:
+                self.critic.start(returns, self.settings, self.updates.loss_config)
+                self.use_critic()
         report = None
         if self.critic and (step % self.args.logging_steps == 0 or step == self.args.max_steps):
             rewards = torch.tensor([sample.reward for sample in samples])
