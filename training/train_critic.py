@@ -29,9 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
     parsed = parse_config(ARGUMENTS, arguments)
     check_together(*parsed[1:])
     args, settings = parsed[-1], settings_of(*parsed)
-    run_on_ranks(
-        lambda device: CriticTrainer(*parsed, settings, device).train(), args, settings, timeout=args.init_timeout
-    )
+
+    def train(device):
+        CriticTrainer(*parsed, settings=settings, device=device).train()
+
+    run_on_ranks(train, args, settings, timeout=args.init_timeout)
 
 
 if __name__ == "__main__":

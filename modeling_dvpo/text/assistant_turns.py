@@ -48,17 +48,18 @@ def assistant_spans(
 
 
 def _marked(tokenizer, conversation: Messages, first: int, tools: list | None, template: str) -> tuple[str, Spans]:
-    rendered, marked = render_jinja_template(
+    both: Any = render_jinja_template(  # which is annotated as a str
         [conversation],
         tools=tools,
         chat_template=template,
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
-    text, prompt = rendered[0], _render(tokenizer, conversation[:first], tools)
+    (text,), (marked,) = both
+    prompt = _render(tokenizer, conversation[:first], tools)
     if not text.startswith(prompt):
         raise RowProblem("chat template", "the prompt alone is rendered differently")
-    return text, [(start, end) for start, end in marked[0] if start >= len(prompt)]
+    return text, [(start, end) for start, end in marked if start >= len(prompt)]
 
 
 def _found(tokenizer, conversation: Messages, first: int, tools: list | None) -> tuple[str, Spans]:

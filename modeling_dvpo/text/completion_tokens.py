@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .arrow_rows import without_added_nulls
 from .assistant_turns import Messages, Spans, assistant_spans
 from .problems import RowProblem, require_chat_template, require_end_token
 
@@ -103,8 +104,7 @@ class CompletionTokenizer:
         )
         if not tokens.actions or not tokens.actions[-1]:
             raise RowProblem("empty completion", "the chat template writes nothing for the last assistant turn")
-        if tokens.starts is not None:
-            self._into_content(tokens, turns)
+        self._into_content(tokens, turns)
         return tokens
 
     def _cut(self, text: str, spans: Spans) -> Tokens:
@@ -128,6 +128,8 @@ class CompletionTokenizer:
     @staticmethod
     def _into_content(tokens: Tokens, turns: Messages) -> None:
         """Count starts from the content of the only assistant turn; with several, step ends have no meaning."""
+        if tokens.text is None or tokens.starts is None:
+            return
         content = turns[0].get("content")
         place = tokens.text.rfind(content) if len(turns) == 1 and isinstance(content, str) else -1
         if place < 0:
@@ -185,5 +187,4 @@ def plain_messages(messages: Any) -> Messages:
 
 
 def plain_message(message: dict[str, Any]) -> dict[str, Any]:
-    # Arrow gives every message the keys of all of them; templates test for keys, so those without a value must go.
-    return {key: value for key, value in message.items() if value is not None}
+    return without_added_nulls(message)

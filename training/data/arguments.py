@@ -40,6 +40,9 @@ class RewardDataArguments:
         [], "Score the rows with these: `package.module:function` names, or directories or Hub names of reward models."
     )
     reward_weights: list[float] = option([], "Weight of each reward function; 1 by default.")
+    reward_source: list[str] = option(
+        [], "What scored the reward column, by the names that reward_funcs would have: recorded, not called."
+    )
     reward_batch_size: int = option(64, "Rows a reward function is called with at a time.")
     num_workers: int | None = option(None, "Processes that tokenise; one by default.")
 
@@ -51,6 +54,10 @@ class RewardDataArguments:
         if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
             raise RewardDataError(
                 f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} reward_funcs: one for each."
+            )
+        if self.reward_funcs and self.reward_source:
+            raise RewardDataError(
+                "reward_funcs score the set now, and reward_source says what scored it before: give one of them."
             )
         if self.max_length is not None and self.max_length < 2:
             raise RewardDataError(f"max_length is {self.max_length}; a row has a prompt token and an action token.")

@@ -60,7 +60,7 @@ class Prompts(Sequence):
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, place: int) -> Prompt:
+    def __getitem__(self, place: int) -> Prompt:  # type: ignore[override]  # one at a time: no slices
         tokens = self.tokens[int(place)]
         row = self.rows[tokens["row_id"]]
         prompt = as_prompt(row.pop(self.column), self.args)
