@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import fields
@@ -9,7 +10,7 @@ from dataclasses import fields
 import torch
 from datasets import disable_progress_bars as disable_datasets_bars
 from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo.hub import HubError
@@ -21,9 +22,10 @@ from .errors import ConfigError, RolloutError
 from .run.directory import check_run_directory
 from .run.tracking import on_terminal
 
-
 # What is wrong with a run's input; the message is all that its user needs.
 INPUT_ERRORS = (ConfigError, DataError, HubError, RolloutError)
+# torchrun ends a rank that waits for one that has failed; only where nobody does, it ends by itself, later.
+SECONDS_TO_BE_ENDED = 10
 
 
 def settings_of(*parts) -> dict:
@@ -63,24 +65,31 @@ def exit_with_sentence(main: Callable[[], None]) -> None:
             sys.exit(_reason(error))
         return
     try:
-        record(main)()  # for torchrun to tell
+        main()
     except Exception as error:
-        lines = _reason(error).splitlines()
+        consequence = _is_a_consequence(error)
+        reason = "a rank that this one waited for has ended; it says why." if consequence else _reason(error)
         sys.stdout.flush()
-        sys.stderr.write("".join(f"rank {os.environ['RANK']}: {line}\n" for line in lines))
+        sys.stderr.write("".join(f"rank {os.environ['RANK']}: {line}\n" for line in reason.splitlines()))
         sys.stderr.flush()
+        if consequence:
+            time.sleep(SECONDS_TO_BE_ENDED)
+        else:
+            get_error_handler().record_exception(error)  # for torchrun to tell
         # an ordinary exit would wait: for threads, and for ranks that will not come
         os._exit(1)
+
+
+def _is_a_consequence(error: Exception) -> bool:
+    """Whether all that is wrong is that another rank has ended."""
+    return "gloo" in str(error) and "by peer" in str(error)  # "Connection closed by peer", "Connection reset by peer"
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, INPUT_ERRORS):
         return f"{type(error).__name__}: {error}"
-    broken = str(error) if "gloo" in str(error) else ""
-    if "by peer" in broken:  # "Connection closed by peer", "Connection reset by peer": not what is wrong
-        return "a rank that this one waited for has ended; it says why."
     text = "".join(traceback.format_exception(error))
-    if "Timed out" in broken:
+    if "gloo" in str(error) and "Timed out" in str(error):
         text += "Other ranks did not come in time. If they are only slow, raise train_timeout, or init_timeout where "
         text += "this was before the second step or between steps."
     return text

@@ -18,8 +18,8 @@ from .quantiles import (
     value_at_risk,
 )
 
-# In normalised units: where `bounded` turns from the square to a line. Of tails of 0.1 that is a return 10 units beyond
-# the tail's threshold, since one return's target is 1/α times as far. docs/loss.md says what less would cost.
+# In normalised units: where `bounded` turns from the square to a line. Of tails of 0.1 that is a return 10 units
+# beyond the tail's threshold, since one return's target is 1/α times as far. docs/loss.md says what less would cost.
 SQUARE_BOUND = 100.0
 
 
@@ -109,9 +109,9 @@ def consistency(heads: Tensor) -> Tensor:
 
 
 def bounded(squares: Tensor) -> Tensor:
-    """u² where |u| <= SQUARE_BOUND, 2 SQUARE_BOUND |u| - SQUARE_BOUND² beyond (Huber): of u², elementwise (our choice).
+    """Huber's form of squares u², elementwise (our choice): 2 c |u| - c² where |u| > c = SQUARE_BOUND, else u².
 
-    Value and slope have no jump, and the slope in u is never more than 2 SQUARE_BOUND.
+    Value and slope have no jump, and the slope in u is never more than 2 c.
     """
     roots = squares.clamp(min=SQUARE_BOUND**2).sqrt()
     return torch.where(squares <= SQUARE_BOUND**2, squares, 2 * SQUARE_BOUND * roots - SQUARE_BOUND**2)

@@ -127,8 +127,8 @@ def dvpo_critic_loss(
 
     The formulas of both forms are in `loss_terms` and docs/loss.md. In the calibrated form a single target atom
     (K = 1) has no shape: `shape` and `curvature` are 0 there; and `cvar`, `gain`, `shape` and `consistency`, which are
-    squares u² in each state, go on as 2 c |u| - c² where |u| > c = 100 normalised units (`loss_terms.bounded`), so that
-    none grows faster than the return.
+    squares u² in each state, go on as 2 c |u| - c² where |u| > c = 100 normalised units (`loss_terms.bounded`), so
+    that none grows faster than the return.
 
     One quantile (M = 1) is the scalar critic: `quantile` is the squared error of each head against mean_k y_k, mean
     over heads; `consistency` keeps its meaning, the other terms are 0.

@@ -200,7 +200,7 @@ class DistributionalValueMixin(_Family):
 
     @torch.no_grad()
     def set_return_scale(self, mean: float, scale: float) -> None:
-        """Change the normalised units to (x - mean) / scale, and keep what the critic predicts: the heads are rescaled.
+        """Change the normalised units to (x - mean) / scale; what the critic predicts stays, as heads are rescaled.
 
         As Pop-Art does (van Hasselt et al. 2016); exact but for rounding, sharded or not, an adapter's own heads, too.
         Monotone heads, whose gaps are not closed under scaling, keep their old units.

@@ -57,8 +57,8 @@ class OnlineCritic:
         """Make it ready, at the first completions' returns, (tokens,); every rank must call it, with the same.
 
         Fresh heads start at their quantiles and in their units. A loaded critic keeps its own units, and what it
-        predicts: it knows more returns than these. A frozen one keeps its record, too: it is still what its own training
-        made of it.
+        predicts: it knows more returns than these. A frozen one keeps its record, too: it is still what its own
+        training made of it.
         """
         record = online_record(settings, returns)
         if not self.fresh:

@@ -21,7 +21,6 @@ from ..data.packing import RewardBatchSampler, RewardCollator
 from ..data.reward_sets import load_reward_data
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from ..engine.distributed import (
-    main_process_first,
     shard,
     sum_over_ranks,
     waiting_at_most,
@@ -47,10 +46,12 @@ class CriticTrainer:
         set_seed(args.seed)
         # Data first: bad input is named before any weights are read.
         parent_config, self.tokenizer = load_config_and_tokenizer(critic_args)
-        with main_process_first():
-            self.train_set, self.eval_set = load_reward_data(
-                data_args, self.tokenizer, model_config=parent_config, seed=args.seed
-            )
+        self.train_set, self.eval_set = load_reward_data(
+            data_args, self.tokenizer, model_config=parent_config, seed=args.seed
+        )
+        set_seed(
+            args.seed
+        )  # a reward function may have drawn, on each rank for itself; fresh weights must be the same
         longest = max(max(rows["length"]) for rows in (self.train_set, self.eval_set) if rows)
         require_room(longest, args.max_tokens_per_device)
         returns = dataset_returns(self.train_set, args.gamma)
