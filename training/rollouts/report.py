@@ -7,9 +7,9 @@ import torch
 from modeling_dvpo.ranks import rank, world_size
 
 from ..data.prompts import Prompt, Prompts
-from ..engine.distributed import gather_lists
+from ..engine.distributed import gather_lists, share_of
 from .rollouts import Rollout
-from .samples import Sample, Scorer, share_of
+from .samples import Sample, Scorer
 
 
 def sample_metrics(samples: Sequence[Sample]) -> dict[str, float]:

@@ -17,6 +17,7 @@ RUN_FILE = "run.json"
 FREE_TO_CHANGE = {
     "resume", "overwrite_output_dir", "output_dir", "report_to", "logging_steps", "save_steps", "save_total_limit",
     "push_to", "push_every", "push_private", "num_workers", "max_tokens_per_device", "gradient_checkpointing",
+    "max_skipped_updates", "init_timeout", "train_timeout",
 }  # fmt: skip
 
 

@@ -22,9 +22,9 @@ from ..data.packing import RewardBatchSampler, RewardCollator
 from ..data.reward_sets import load_reward_data
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from ..engine.distributed import (
-    main_process_first,
     shard,
     sum_over_ranks,
+    waiting_at_most,
 )
 from ..engine.learner import Learner
 from ..models.critics import load_config_and_tokenizer, load_critic, save_critic
@@ -47,10 +47,12 @@ class CriticTrainer:
         set_seed(args.seed)
         # Data first: bad input is named before any weights are read.
         parent_config, self.tokenizer = load_config_and_tokenizer(critic_args)
-        with main_process_first():
-            self.train_set, self.eval_set = load_reward_data(
-                data_args, self.tokenizer, model_config=parent_config, seed=args.seed
-            )
+        self.train_set, self.eval_set = load_reward_data(
+            data_args, self.tokenizer, model_config=parent_config, seed=args.seed
+        )
+        set_seed(
+            args.seed
+        )  # a reward function may have drawn, on each rank for itself; fresh weights must be the same
         longest = max(max(rows["length"]) for rows in (self.train_set, self.eval_set) if rows)
         require_room(longest, args.max_tokens_per_device)
         returns = dataset_returns(self.train_set, args.gamma)
@@ -113,7 +115,10 @@ class CriticTrainer:
             epoch, start = divmod(step, len(self.sampler))
             for micro_batches in self.sampler.steps(epoch, start):
                 step += 1
-                metrics = self.optimizer_step(step, micro_batches)
+                # the first step also warms up kernels
+                patience = args.train_timeout if self.log.opened else args.init_timeout
+                with waiting_at_most(patience, args.init_timeout):
+                    metrics = self.optimizer_step(step, micro_batches)
                 if not self.log.opened:
                     self.begin_to_write()
                 tokens += metrics["action_tokens"]
@@ -164,7 +169,9 @@ class CriticTrainer:
         learning_rate, heads_learning_rate = self.learner.learning_rates()
         metrics = self.learner.update(batches, loss_of, where=f"Step {step}")
         self.learner.schedule.step()
-        self.progress["underestimation"] = running_mean(self.progress["underestimation"], metrics["underestimation"])
+        if self.learner.was_updated:
+            mean = running_mean(self.progress["underestimation"], metrics["underestimation"])
+            self.progress["underestimation"] = mean
         self.progress["step"] = step
         rates = {"learning_rate": learning_rate, "heads_learning_rate": heads_learning_rate}
         return {**metrics, **rates, "epoch": step / len(self.sampler), "action_tokens": num_items}

@@ -33,7 +33,9 @@ from ..engine.distributed import (
     gather_lists,
     main_process_first,
     shard,
+    share_of,
     sum_over_ranks,
+    waiting_at_most,
     whole_weights,
 )
 from ..engine.learner import Learner
@@ -58,7 +60,6 @@ from ..rollouts.samples import (
     Sample,
     Scorer,
     outcome_returns,
-    share_of,
 )
 from ..run.directory import claim_run_directory
 from ..run.pushing import pushing_of
@@ -186,7 +187,9 @@ class DVPOTrainer:
         args, first = self.args, self.progress["step"] + 1
         evaluated = self.evaluate() if first == 1 else None
         for step in range(first, args.max_steps + 1):
-            metrics = self.step(step)
+            # the first step also warms up kernels
+            with waiting_at_most(args.init_timeout if step == first else args.train_timeout, args.init_timeout):
+                metrics = self.step(step)
             self.progress |= {"step": step, "metrics": metrics}
             if not self.log.opened:
                 claim_run_directory(
@@ -217,11 +220,13 @@ class DVPOTrainer:
         started = time.perf_counter()
         samples = self.collect(step)
         sampled = time.perf_counter()
-        if self.critic and not self.critic.started:
-            self.critic.start(
-                outcome_returns(samples, self.algorithm_args.gamma), self.settings, self.updates.loss_config
-            )
-            self.use_critic(self.critic)
+        if self.critic:
+            returns = outcome_returns(samples, self.algorithm_args.gamma)
+            if self.critic.started:
+                self.critic.follow(returns)
+            else:
+                self.critic.start(returns, self.settings, self.updates.loss_config)
+                self.use_critic(self.critic)
         report = None
         if self.critic and (step % self.args.logging_steps == 0 or step == self.args.max_steps):
             rewards = torch.tensor([sample.reward for sample in samples])

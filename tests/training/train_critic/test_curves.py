@@ -1,5 +1,8 @@
 """Runs that must have one curve, however the work is cut; and runs that are cut off and go on."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from critic_runs import SHORT, run, script, values
@@ -49,6 +52,24 @@ class TestSameCurve:
         found = run_on_two_ranks(tmp_path / "run", inputs, SHORT, max_tokens_per_device=40)
         assert_same_curve(found, one_process[0])
         torch.testing.assert_close(values(tmp_path / "run" / "last"), values(one_process[1] / "last"))
+
+    def test_a_judge_that_never_says_the_same_twice(self, inputs, tmp_path):
+        """Every rank asked it about every row, and began with rewards, units and fresh biases of its own, silently.
+
+        It draws from PyTorch's generator, so that fresh weights would differ, too.
+        """
+        arguments = flags(
+            inputs, SHORT, reward_funcs="made_up_rewards:judge", reward_batch_size=16, max_steps=1,
+            output_dir=tmp_path / "run",
+        )  # fmt: skip
+        run_on_ranks(Path(__file__).with_name("start_on_ranks.py"), [str(tmp_path), *arguments])
+        one, other = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+        assert len(set(one["returns"])) > 30, "the judge is not random"
+        asked = one.pop("asked"), other.pop("asked")
+        # 120 rows in 8 batches, 40 held out in 3: 4 and 1 are rank 0's
+        assert [len(rows) for rows in asked] == [64 + 16, 56 + 24]
+        assert sorted(asked[0] + asked[1]) == sorted([*range(120), *range(40)])
+        assert one == other
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
