@@ -104,7 +104,7 @@ class Learner:
 
     def learning_rates(self) -> tuple[float, float]:
         """Of the body and of the heads; equal where the model has none."""
-        rates = self.schedule.get_last_lr()  # the heads' come last
+        rates = [float(rate) for rate in self.schedule.get_last_lr()]  # the heads' come last
         return rates[0], rates[-1]
 
 
