@@ -17,12 +17,14 @@ class TestEveryAlgorithm:
         metrics, _ = runs(algorithm)
         expected = {"reward", "reward_std", "reward/vowels", "completion_length", "truncated", "turns", "samples"}
         expected |= {"advantage_std", "policy_loss", "grad_norm", "ratio", "clip_fraction", "policy_change"}
-        expected |= {"entropy", "learning_rate", "kl"}
+        expected |= {"entropy", "learning_rate", "kl", "skipped_updates"}
         if algorithm in WITH_CRITIC:
             terms = ("quantile", "risk", "cvar", "gain", "shift", "shape", "curvature", "consistency")
             report = ("explained_variance", "crps", "pinball", "mae", "bias", "head_disagreement")
             expected |= {f"critic/{name}" for name in ("loss", "underestimation", *terms, *report)}
-            expected |= {f"critic/{name}" for name in ("grad_norm", "learning_rate", "heads_learning_rate")}
+            expected |= {
+                f"critic/{name}" for name in ("grad_norm", "learning_rate", "heads_learning_rate", "skipped_updates")
+            }
         if algorithm == "dvpo":
             distribution = ("sd", "crossing_rate", "coverage_50", "coverage_80", "coverage_90", "pit_ks")
             expected |= {f"critic/{name}" for name in distribution}
@@ -32,9 +34,9 @@ class TestEveryAlgorithm:
         }  # fmt: skip
         assert all(value is not None for step in metrics.values() for value in step.values())
         assert [metrics[step]["samples"] for step in range(1, 5)] == [12, 24, 36, 48]
-        # the rate warms up from 0, so the second update is the first one that tells
-        assert metrics[1]["ratio"] == 1 and metrics[3]["ratio"] != 1
-        assert metrics[1]["kl"] == pytest.approx(0, abs=1e-6) and metrics[4]["kl"] > 1e-5
+        # a step has two updates, and the very first one moves the policy: a rate that warms up from 0 would waste it
+        assert metrics[1]["ratio"] != 1 and metrics[1]["learning_rate"] > 0
+        assert 0 < metrics[1]["kl"] < metrics[4]["kl"]
 
     def test_files(self, runs, algorithm, inputs):
         _, folder = runs(algorithm)
