@@ -48,7 +48,7 @@ def fixed_roll_out(policy, tokenizer, prompts, args, *, greedy=False, environmen
 
 if __name__ == "__main__":
     with distributed_run() as device:
-        launcher.distributed_run = lambda: nullcontext(device)  # a process group cannot be made twice
+        launcher.distributed_run = lambda timeout: nullcontext(device)  # a process group cannot be made twice
         for fixed, arguments in json.loads(Path(sys.argv[1]).read_text()):
             dvpo_trainer.roll_out = fixed_roll_out if fixed else roll_out
             script.main(arguments)
