@@ -50,9 +50,7 @@ class CriticTrainer:
         self.train_set, self.eval_set = load_reward_data(
             data_args, self.tokenizer, model_config=parent_config, seed=args.seed
         )
-        set_seed(
-            args.seed
-        )  # a reward function may have drawn, on each rank for itself; fresh weights must be the same
+        set_seed(args.seed)  # reward functions may have drawn, on each rank others; fresh weights must be the same
         longest = max(max(rows["length"]) for rows in (self.train_set, self.eval_set) if rows)
         require_room(longest, args.max_tokens_per_device)
         returns = dataset_returns(self.train_set, args.gamma)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from dvpo_runs import CRITIC, SHORT, run, saved_critic, weights
+from dvpo_runs import CRITIC, SHORT, recorded_samples, run, saved_critic, weights
 from made_up_rewards import vowels
 from scripts import flags, write_rows
 from transformers import AutoModelForCausalLM
 
 import modeling_dvpo.training.train_critic as offline
 from modeling_dvpo.training.errors import ConfigError
+from modeling_dvpo.training.rollouts.samples import outcome_returns
 
 
 def test_warmup_updates_the_critic_alone(inputs, tmp_path):
@@ -35,18 +36,44 @@ def test_a_frozen_one_is_only_asked(runs, inputs, tmp_path):
     assert configs[0] == configs[1] and saved_critic(folder).config.critic_training["step"] == 4
 
 
-def test_a_loaded_one_predicts_what_it_did(runs, inputs, tmp_path):
-    """In its own units; it used to be rescaled by the first completions of the run."""
+def test_a_fresh_ones_units_follow_all_returns(inputs, tmp_path, monkeypatch):
+    """The first step's completions fixed them. What it predicts stays, whatever its units: here it learns nothing."""
+    steps = recorded_samples(monkeypatch)
+    still = {**CRITIC, "critic_learning_rate": 0}
+    run(tmp_path / "one", inputs, SHORT, still, max_steps=1)
+    del steps[:]
+    run(tmp_path / "three", inputs, SHORT, still, max_steps=3, save_steps=2)
+    first, later = saved_critic(tmp_path / "one"), saved_critic(tmp_path / "three")
+    returns = torch.cat([outcome_returns(samples, 1.0) for samples in steps]).double()
+    assert later.config.return_mean == pytest.approx(returns.mean().item())
+    assert later.config.return_scale == pytest.approx(returns.std(correction=0).item())
+    assert later.config.critic_training["return_range"] == [returns.min().item(), returns.max().item()]
+    assert abs(first.config.return_scale / later.config.return_scale - 1) > 1e-3
+    tokens = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.no_grad():
+        torch.testing.assert_close(later(tokens).quantiles, first(tokens).quantiles, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fresh_monotone_one_keeps_its_first_units_and_says_so(inputs, tmp_path, monkeypatch):
+    steps = recorded_samples(monkeypatch)
+    with pytest.warns(UserWarning, match="monotone heads cannot be rescaled, so this critic keeps the units of the"):
+        run(tmp_path / "run", inputs, SHORT, CRITIC, value_head_type="monotone", max_steps=2)
+    first = outcome_returns(steps[0], 1.0).mean().item()
+    assert saved_critic(tmp_path / "run").config.return_mean == pytest.approx(first)
+
+
+def test_a_loaded_one_keeps_its_units_and_what_it_predicts(runs, inputs, tmp_path):
+    """It was rescaled into those of a sample of a few completions."""
     _, folder = runs("dvpo")
     given = {"critic": folder / "last" / "critic", "max_steps": 1, "critic_learning_rate": 0, "reward_weights": 2}
     run(tmp_path / "run", inputs, SHORT, given)
     before, after = saved_critic(folder), saved_critic(tmp_path / "run")
-    units = [(one.config.return_mean, one.config.return_scale) for one in (before, after)]
+    units = [(critic.config.return_mean, critic.config.return_scale) for critic in (before, after)]
     assert units[0] == units[1]
     assert after.config.critic_training["parent"] == str(folder / "last" / "critic")
     tokens = torch.tensor([[5, 6, 7, 8, 9]])
     with torch.no_grad():
-        torch.testing.assert_close(after(tokens).quantiles, before(tokens).quantiles, rtol=1e-5, atol=1e-5)
+        assert torch.equal(after(tokens).quantiles, before(tokens).quantiles)
 
 
 def test_other_returns_are_named(runs, inputs, tmp_path, recwarn):
