@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -42,13 +42,15 @@ class Prompt:
     """What the policy answers.
 
     `index` is the number of the row in its source, from 0; `prompt` what reward functions get, text or messages;
-    `input_ids` its tokens, with the template's generation prompt for chats; `columns` the row's other columns.
+    `input_ids` its tokens, with the template's generation prompt for chats; `columns` the row's other columns;
+    `chat_template_kwargs` what the template was given besides, and is given again for later turns.
     """
 
     index: int
     prompt: str | Messages
     input_ids: list[int]
     columns: dict[str, Any]
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 class Prompts(Sequence):
@@ -64,7 +66,7 @@ class Prompts(Sequence):
         tokens = self.tokens[int(place)]
         row = self.rows[tokens["row_id"]]
         prompt = as_prompt(row.pop(self.column), self.args)
-        return Prompt(tokens["row_id"], prompt, tokens["input_ids"], row)
+        return Prompt(tokens["row_id"], prompt, tokens["input_ids"], row, self.args.chat_template_kwargs)
 
 
 def load_prompts(
@@ -153,7 +155,8 @@ def _limit(args: PromptArguments, model_config, max_completion_length: int) -> L
 
 
 def _columns(row: dict[str, Any], *, column: str, args: PromptArguments, tokenizer) -> dict[str, list[int]]:
-    return {"input_ids": prompt_tokens(tokenizer, as_prompt(row[column], args), row.get(args.tools_column))}
+    prompt, tools = as_prompt(row[column], args), row.get(args.tools_column)
+    return {"input_ids": prompt_tokens(tokenizer, prompt, tools, chat_template_kwargs=args.chat_template_kwargs)}
 
 
 class PromptSampler:

@@ -75,9 +75,19 @@ PROBLEMS = {
         'Only messages with role "assistant" are actions; check the roles.',
     ),
     "chat template": (
-        "are rewritten by the chat template from turn to turn, so that the assistant's tokens cannot be located",
-        "Mark them with {% generation %} in the template, or give each assistant turn as a row of its own "
-        "(prompt messages + completion).",
+        "are refused by the chat template",
+        "Change them, pass what it needs with chat_template_kwargs, or set `tokenizer.chat_template`.",
+    ),
+    "earlier turn": (
+        "have an assistant turn that the chat template rewrites once other turns follow, so that no text holds both "
+        "what the policy wrote then and what it read later",
+        "Give each assistant turn as a row of its own (prompt messages + completion), or keep the turns as they are "
+        "by a template argument (chat_template_kwargs).",
+    ),
+    "last turn": (
+        "have reasoning or tool calls that the chat template does not write as the policy did",
+        'Give all that the policy wrote in its last turn, as it wrote it, as the message\'s "content", or pass the '
+        "template the argument that keeps it (chat_template_kwargs).",
     ),
     "unscored": (
         "were scored by no reward function",
@@ -173,7 +183,9 @@ def _load(name: str, split: str, *, args: RewardDataArguments, tokenizer, model_
         raw,
         partial(
             _columns,
-            tokenize=CompletionTokenizer(tokenizer, append_eos=args.append_eos),
+            tokenize=CompletionTokenizer(
+                tokenizer, append_eos=args.append_eos, chat_template_kwargs=args.chat_template_kwargs
+            ),
             with_rewards=not scored,
             with_subset=args.subset_column is not None,
         ),
