@@ -54,11 +54,15 @@ def public_names(package: str) -> str:
     return "\n".join(["| imported from here | |", "|---|---|", *rows]) if rows else ""
 
 
-def on_config(config):
-    """Lay the packages out as a wheel has them, and put the pages into the navigation."""
+def on_startup(command, dirty):
+    """Lay the packages out as a wheel has them, before the plugin looks for the folder."""
     shutil.rmtree(COPY, ignore_errors=True)
     for name, folder in SOURCES.items():
         shutil.copytree(folder, COPY.joinpath(*name.split(".")), ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def on_config(config):
+    """Put the pages into the navigation."""
     reference = [{path[len("reference/modeling_dvpo") : -len(".md")].strip(".") or "names": path} for path in pages()]
     config.nav = [{"Overview": "index.md"}, *config.nav, {"Reference": reference}]
     return config

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import logging
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +127,12 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
         base = json.loads(Path(adapter_config_file).read_text())["base_model_name_or_path"]
         # the base repository has revisions of its own
         base_kwargs = {k: v for k, v in kwargs.items() if k not in ("revision", "subfolder", "config")}
-        model, info = cls.from_pretrained(
-            base, *model_args, **{**base_kwargs, "config": config, "output_loading_info": True}
-        )
-        heads = _adapter_heads(path, hub, model.quantile_heads, fresh=bool(info["missing_keys"]))
-        adapter_info = model.load_adapter(path, adapter_kwargs=hub)
+        with _without_load_reports():
+            model, info = cls.from_pretrained(
+                base, *model_args, **{**base_kwargs, "config": config, "output_loading_info": True}
+            )
+            heads = _adapter_heads(path, hub, model.quantile_heads, fresh=bool(info["missing_keys"]))
+            adapter_info = model.load_adapter(path, adapter_kwargs=hub)
         lost = sorted(getattr(adapter_info, "missing_keys", ()))
         for key in [key for key in lost if key.rpartition(".")[2] in heads and "quantile_heads." in key]:
             # transformers 5.10 overlooks bare parameters of `modules_to_save`
@@ -139,7 +143,34 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
                 f"The adapter {path} lacks weights of its own: {', '.join(lost[:5])} ({len(lost)} in all). They "
                 "would have been random: check that the file is complete and was trained on this architecture."
             )
+        # of the base's, its output layer is no part of a critic
+        unused = [key for key in info["unexpected_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+        if unused := sorted({*unused, *getattr(adapter_info, "unexpected_keys", ())}):
+            warnings.warn(
+                f"The adapter {path} and its base {base} hold weights that the critic has no place for; they were "
+                f"left out: {', '.join(unused[:5])} ({len(unused)} in all). Check that both are of the architecture "
+                f"that the adapter's {CONFIG_NAME} describes.",
+                stacklevel=3,
+            )
+        info["missing_keys"] = set()  # all of them were in the adapter
         return (model, info) if kwargs.get("output_loading_info") else model
+
+
+@contextmanager
+def _without_load_reports():
+    """Keep back transformers' tables of what each of two files lacks: they call heads new that the other one has."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "integrations.peft")]
+    for logger in loggers:
+        logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_other)
 
 
 def _adapter_heads(path, hub, heads, *, fresh: bool) -> dict:

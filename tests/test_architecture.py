@@ -11,7 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
+PICTURE = ROOT / "docs" / "figures" / "architecture.svg"
 PACKAGES = ("modeling_dvpo", "hub_cards", "training")
+COLOURS = {"modeling_dvpo": "#dbe7f6", "hub_cards": "#e6e0f2", "training": "#e3f0dc"}
 
 # what a script that is run as a file imports to become a part of it
 SCRIPTS_PARENT = "modeling_dvpo.training"
@@ -37,15 +39,15 @@ ROOMS = {
     "training/errors": "text",
     "training/engine": "ranks",
     "training/run": "critic ranks saving hub training/errors",
-    "training/rewards": "training/errors",
-    "training/data": "returns text training/errors training/run training/rewards",
+    "training/rewards": "text training/errors",
+    "training/data": "returns version text training/errors training/run training/rewards",
     "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
     "training/data",
     "training/models": "critic auto digests ranks saving version training/errors",
     "training/algorithms": "critic returns metrics inference training/errors training/run training/engine "
     "training/data training/rollouts training/models",
-    "training/evaluation": "critic inference metrics digests ranks hub training/errors training/run training/engine "
-    "training/rewards training/data training/rollouts training/models training/algorithms",
+    "training/evaluation": "critic text inference metrics digests ranks hub training/errors training/run "
+    "training/engine training/rewards training/data training/rollouts training/models training/algorithms",
     "training/trainers": "critic metrics ranks training/errors training/run training/engine training/rewards "
     "training/data training/rollouts training/models training/algorithms",
     "training/tasks": "text",
@@ -140,23 +142,49 @@ def test_no_file_is_too_long():
     assert not {path.name: count for path in paths if (count := path.read_text().count("\n")) > 500}
 
 
+def reached(room: str) -> set[str]:
+    """Everything that it stands on."""
+    return TABLE[room] | {below for other in TABLE[room] for below in reached(other)}
+
+
+def floors() -> list[list[str]]:
+    """Rooms from the ground up, each above all that it imports, beside others that stand on the same."""
+    height: dict[str, int] = {}
+    for room in TopologicalSorter(TABLE).static_order():
+        height[room] = 1 + max((height[other] for other in TABLE[room]), default=-1)
+    found, place = [[] for _ in range(max(height.values()) + 1)], {}
+    for room in sorted(height, key=height.__getitem__):
+        found[height[room]].append(room)
+    for floor in found:
+        middles = {room: [place[other] for other in TABLE[room]] for room in floor}
+        floor.sort(
+            key=lambda room: (PACKAGES.index(room.split("/")[0]), sum(middles[room]) / max(len(middles[room]), 1))
+        )
+        place |= {room: (i + 0.5) / len(floor) for i, room in enumerate(floor)}
+    return found
+
+
 def drawing() -> str:
-    """The table as a picture, without the arrows that follow from others: training/data -> text by way of errors."""
-
-    def name(room):
-        return room.replace("/", "_")
-
-    def reached(room):
-        return set().union(*(TABLE[other] | reached(other) for other in TABLE[room]))
-
-    lines = ["```mermaid", "flowchart TB"]
-    for package in PACKAGES:
-        lines.append(f"  subgraph {package}/")
-        lines += [f"    {name(room)}[{room.split('/')[-1]}]" for room in TABLE if room.split("/")[0] == package]
-        lines.append("  end")
+    """The table as an SVG, without the arrows that follow from others: training/data -> text by way of errors."""
+    wide, high, box = 1160, 76, 108
+    rows, centre, parts = floors(), {}, []
+    for level, rooms in enumerate(rows):
+        for i, room in enumerate(rooms):
+            centre[room] = (round(wide * (i + 0.5) / len(rooms)), high * (len(rows) - level) - 40)
     for room, used in TABLE.items():
-        lines += [f"  {name(room)} --> {name(other)}" for other in sorted(used - reached(room))]
-    return "\n".join([*lines, "```"])
+        for other in sorted(used - {below for one in used for below in reached(one)}):
+            (x1, y1), (x2, y2) = centre[room], centre[other]
+            curve = f"M{x1} {y1 + 13}C{x1} {y1 + 45} {x2} {y2 - 45} {x2} {y2 - 13}"
+            parts.append(f'<path d="{curve}" fill="none" stroke="#8a8f98"/>')
+    for room, (x, y) in centre.items():
+        package, name = room.split("/")[0], room.split("/")[-1]
+        parts.append(
+            f'<rect x="{x - box // 2}" y="{y - 13}" width="{box}" height="26" rx="4" '
+            f'fill="{COLOURS[package]}" stroke="#5b616b"/><text x="{x}" y="{y + 4}" text-anchor="middle">{name}</text>'
+        )
+    size = f"{wide} {high * len(rows)}"
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" font-family="sans-serif" font-size="13">'
+    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"]) + "\n"
 
 
 def as_table() -> str:
@@ -168,20 +196,20 @@ def as_table() -> str:
 
 
 def page() -> str:
-    text = PAGE.read_text()
-    for name, content in (("picture", drawing()), ("rooms", as_table())):
-        text = re.sub(
-            rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)",
-            lambda m, content=content: f"{m[1]}{content}{m[2]}",
-            text,
-            flags=re.S,
-        )
-    return text
+    table = as_table()
+    return re.sub(
+        r"(<!-- begin rooms -->\n).*(\n<!-- end rooms -->)",
+        lambda m: m[1] + table + m[2],
+        PAGE.read_text(),
+        flags=re.S,
+    )
 
 
 def test_the_page_shows_this_table():
-    assert PAGE.read_text() == page(), "python tests/test_architecture.py draws docs/architecture.md anew"
+    current = PAGE.read_text() == page() and PICTURE.read_text() == drawing()
+    assert current, "python tests/test_architecture.py draws docs/architecture.md and its picture anew"
 
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    PICTURE.write_text(drawing())

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the script with these arguments, by default the command line's."""
     parsed = args, data_args, sampling = parse_config(ARGUMENTS, arguments)
     sets, settings = named_sets(data_args, sampling), settings_of(*parsed)
-    run_on_ranks(lambda device: Evaluation(*parsed, sets, settings, device).run(), args, settings)
+    run_on_ranks(lambda device: Evaluation(args, data_args, sampling, sets, settings, device).run(), args, settings)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import fields
 
 import torch
+from datasets import disable_progress_bars as disable_datasets_bars
+from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo.hub import HubError
@@ -15,6 +17,7 @@ from modeling_dvpo.text.problems import DataError
 from .engine.distributed import distributed_run
 from .errors import ConfigError, RolloutError
 from .run.directory import check_run_directory
+from .run.tracking import on_terminal
 
 
 def settings_of(*parts) -> dict:
@@ -31,6 +34,9 @@ def run_on_ranks(run: Callable[[torch.device], None], args, settings: dict) -> N
     """
     check_run_directory(args.output_dir, settings, resume=args.resume, overwrite=args.overwrite_output_dir)
     transformers_logging.disable_progress_bar()
+    if not on_terminal():
+        disable_datasets_bars()
+        disable_hub_bars()
     with distributed_run() as device:
         if not is_main():
             transformers_logging.set_verbosity_error()

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parsed = parse_config(ARGUMENTS, arguments)
     check_together(*parsed)
     settings = settings_of(*parsed)
-    run_on_ranks(lambda device: DVPOTrainer(*parsed, settings, device).train(), parsed[-1], settings)
+    run_on_ranks(lambda device: DVPOTrainer(*parsed, settings=settings, device=device).train(), parsed[-1], settings)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,8 @@ def fine_tune(out: Path, seed: int, runs) -> None:
     jobs = {
         (reward, name): [
             CRITIC_SCRIPT, CRITIC_RECIPE, "--model_name_or_path", start, "--dataset", reward_set(out, reward, "train"),
-            "--eval_dataset", reward_set(out, reward, "eval"), "--output_dir", out / reward / name, *flags,
+            "--eval_dataset", reward_set(out, reward, "eval"), "--output_dir", out / reward / name,
+            "--reward_source", f"{arithmetic.__name__}:{reward}_reward", *flags,
         ]
         for reward, name, start, flags in runs
     }  # fmt: skip

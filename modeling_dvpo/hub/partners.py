@@ -52,7 +52,8 @@ def check_fits(policy: Staged, critic: Staged, pair: Mapping | None) -> None:
     """Both are the files that pair.json names, and read the same tokens.
 
     Raises:
-        UnpublishableError, TokenizerMismatchError
+        UnpublishableError: one has no tokenizer, or is not what pair.json names.
+        TokenizerMismatchError: their tokenizers differ.
     """
     for role, staged in (("policy", policy), ("critic", critic)):
         if staged.tokenizer is None:

@@ -96,7 +96,9 @@ def pull_pair(
     Raises:
         PairMismatchError: one of its subclasses, by what does not fit.
         NotAPairError: there is no record, or it names no partner.
-        CorruptDownloadError, AccessError, UnreachableError
+        CorruptDownloadError: a file came wrong twice.
+        AccessError: no such repository or revision, or it may not be seen.
+        UnreachableError: the Hub cannot be asked, and the cache lacks it.
     """
     findings = Findings(_allowed(allow))
     api = hub_api(token)

@@ -78,7 +78,7 @@ def _scores(measure: RiskMeasure, states: Tensor) -> list[float]:
             f"The score gave {shape} for {len(states)} candidates; it must be a function from quantiles "
             f"({len(states)}, {states.shape[-1]}) to a tensor of {len(states)} numbers."
         )
-    scores = scores.tolist()
-    if not all(map(math.isfinite, scores)):
-        raise ValueError(f"Scores must be finite, got {scores}: candidates cannot be ranked by them.")
-    return scores
+    numbers = scores.tolist()
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"Scores must be finite, got {numbers}: candidates cannot be ranked by them.")
+    return numbers

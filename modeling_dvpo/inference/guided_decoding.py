@@ -51,7 +51,8 @@ class CriticGuidance(LogitsProcessor):
         self.critic, self.beta, self.measure = critic, beta, parse_risk_measure(score)
         self.num_candidates, self.end_ids = num_candidates, torch.tensor(list(end_ids), device=critic.device)
         self.prompt_mask, self.use_cache = prompt_mask, use_cache
-        self._reader = self._ids = None
+        self._ids: Tensor | None = None
+        self._reader: PrefixReader  # of these tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Guided logits: (B, T) tokens so far, (B, V) logits -> (B, V)."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..auto import AutoModelForDistributionalValue
 from ..metrics.scores import head_disagreement
+from ..text.arrow_rows import without_added_nulls
 from ..text.assistant_turns import split_conversation
 from ..text.completion_tokens import CompletionTokenizer, Tokens, prompt_tokens
 from .risk_measures import RiskMeasure, parse_risk_measure, quantiles_at
@@ -56,12 +58,15 @@ class DistributionalValuePipeline(Pipeline):
           token, T - 1; of a prompt alone its one state, 0.
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    # Any, where the base class declares None
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = True
     _pipeline_calls_generate = False
+    tokenizer: Any  # there always is one
+    _registered_impl: dict  # set by transformers, see `register`
 
     def __init__(self, model, tokenizer=None, **kwargs):
         if tokenizer is None:
@@ -82,7 +87,7 @@ class DistributionalValuePipeline(Pipeline):
             )
         before = {"append_eos": append_eos, "chat_template_kwargs": chat_template_kwargs}
         before = {name: value for name, value in before.items() if value is not None}
-        after = {"risk": risk, "levels": levels, "return_tensors": return_tensors}
+        after: dict[str, Any] = {"risk": risk, "levels": levels, "return_tensors": return_tensors}
         after = {name: value for name, value in after.items() if value is not None}
         if risk is not None:
             after["risk"] = [risk] if isinstance(risk, str) else list(risk)
@@ -90,7 +95,9 @@ class DistributionalValuePipeline(Pipeline):
                 _measure(name)  # says what is wrong with it, before anything is read
         return before, {}, after
 
-    def preprocess(self, inputs, append_eos: bool = True, chat_template_kwargs: dict | None = None) -> dict:
+    def preprocess(  # type: ignore[override]  # the base says `dict` of a setting
+        self, inputs, append_eos: bool = True, chat_template_kwargs: dict | None = None
+    ) -> dict:
         prompt, completion, options = _parts(inputs)
         if completion is None:
             ids = prompt_tokens(
@@ -102,13 +109,13 @@ class DistributionalValuePipeline(Pipeline):
         )
         return {"row": tokenize(prompt, completion, **options)}
 
-    def _forward(self, model_inputs: dict) -> dict:
+    def _forward(self, model_inputs: dict) -> dict:  # type: ignore[override]  # the base promises a ModelOutput
         rows = model_inputs["row"]
         one = isinstance(rows, Tokens)
         scored = score_tokens(self.model, [rows] if one else rows)
         return {"scored": scored[0] if one else scored}
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]  # as above
         self,
         model_outputs: dict,
         risk: Sequence[str] = ("cvar", "spread"),
@@ -118,7 +125,7 @@ class DistributionalValuePipeline(Pipeline):
         scored: ScoredCompletion = model_outputs["scored"]
         ids = [scored.input_ids[place] for place in scored.action_positions]
         ensemble = scored.quantiles.mean(-2)
-        told = {
+        told: dict[str, Any] = {
             "tokens": [self.tokenizer.decode([token]) for token in ids],
             "value": scored.value,
             "quantiles": scored.quantiles if return_tensors else quantiles_at(ensemble, levels),
@@ -150,8 +157,9 @@ def _parts(inputs) -> tuple:
         raise ValueError(
             f"An input has the key {sorted(unknown)[0]!r}; there are prompt, completion, tools and truncated."
         )
-    options = {name: inputs[name] for name in ("tools", "truncated") if inputs.get(name) is not None}
-    return inputs["prompt"], inputs.get("completion"), options
+    inputs = without_added_nulls(dict(inputs))  # rows of a data set have been through Arrow
+    options = {name: inputs[name] for name in ("tools", "truncated") if name in inputs}
+    return inputs.get("prompt"), inputs.get("completion"), options
 
 
 def _measure(name: str) -> RiskMeasure:

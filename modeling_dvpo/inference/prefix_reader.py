@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,9 @@ class PrefixReader:
         self.required, self.use_cache = use_cache is True, use_cache is not False
         if critic._is_stateful or critic.config.model_type in UNTRUSTED:
             self._give_up_cache()
-        self._ids = self._mask = self._cache = None
+        self._ids: Any = None  # these until something is read
+        self._mask: Any = None
+        self._cache: Any = None
 
     def read(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Go on by T tokens: quantiles (B, T, N, M) of the states after each of them, float32, on the critic's device.
@@ -64,7 +67,7 @@ class PrefixReader:
             outputs = self._outputs(self._ids, use_cache=False, values_to_keep=width)
         return outputs.quantiles
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor | Sequence[int]) -> None:
         """Go on with these rows, (B',) places, in this order; one may come several times."""
         rows = torch.as_tensor(rows, device=self.critic.device)
         self._mask = self._mask[rows]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..text.batches import padded_tokens
 from .prefix_reader import PrefixReader
@@ -45,7 +45,7 @@ class Draft:
 
     prompt: int
     ids: list[int] = field(default_factory=list)
-    state: Tensor | None = None
+    state: Any = None  # a tensor, once the critic has read it
     ended: bool = False
     dropped: bool = False
 

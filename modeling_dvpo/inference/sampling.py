@@ -124,7 +124,8 @@ class Continuation:
     def __init__(self, sampler: Sampler, rows: Sequence[list[int]]):
         self.sampler = sampler
         self.ids, self.mask = padded_tokens(rows, pad_id=sampler.pad_id, side="left", device=sampler.policy.device)
-        self._first, self._cache = self.ids.shape[1], None
+        self._first = self.ids.shape[1]
+        self._cache: DynamicCache | None = None
 
     def write(self, count: int, processors: Sequence[LogitsProcessor] = ()) -> list[Written]:
         """At most `count` new tokens of each row; `processors` change the policy's distribution before temperature,
@@ -151,10 +152,10 @@ class Continuation:
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order; none of them may have ended."""
-        rows = torch.as_tensor(rows, device=self.ids.device)
-        self.ids, self.mask = self.ids[rows], self.mask[rows]
+        places = torch.as_tensor(rows, device=self.ids.device)
+        self.ids, self.mask = self.ids[places], self.mask[places]
         if self._cache is not None:
-            self._cache.reorder_cache(rows)
+            self._cache.reorder_cache(places)  # type: ignore[arg-type]  # annotated with a legacy class
 
     def _cut(self, ids: list[int], stopped: int) -> Written:
         ended = next((place + 1 for place, token in enumerate(ids) if token in self.sampler.end_ids), NEVER)

@@ -166,7 +166,8 @@ def _shared_prompts(rows: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]
 def _after_prompt(critic, rows, prompt: list[int], members: list[int], max_tokens: int, use_cache: bool | None):
     """(row, its states) of rows that share a prompt, which is read once."""
     reader = PrefixReader(critic, use_cache=use_cache)
-    before = reader.read(torch.tensor([prompt]))[0, -1:] if reader.use_cache else None
+    if reader.use_cache:
+        before = reader.read(torch.tensor([prompt]))[0, -1:]
     if not reader.use_cache:
         return  # to read the rows with their prompt is no more work, then
     lengths = [len(rows[i].input_ids) for i in members]

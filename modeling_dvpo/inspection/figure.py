@@ -85,7 +85,7 @@ def plot_responses(
     of_tokens = [_of_tokens(one, colour) for one in numbers]
     low, high = _range(of_tokens, symmetric=colour == "change")
     name, ends = COLOURS[colour]
-    scale = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list(colour, ends))
+    scale = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list(colour, list(ends)))
     layouts = [_layout(one, tokenizer) for one in scored]
     height = FOOT + sum(TITLE + LINE * one.lines + GAP + FAN + GAP for one in layouts)
     figure = Figure(figsize=(WIDTH, height), dpi=200)

@@ -78,10 +78,10 @@ class ChatTemplate:
         if not re.search(r"\{%-?\s*generation\s*-?%\}", template):
             return None
         options = {**self.tokenizer.special_tokens_map, **self.chat_template_kwargs}
-        _, (spans,) = render_jinja_template(
+        both: Any = render_jinja_template(  # which is annotated as a str
             [messages], tools=self.tools, chat_template=template, return_assistant_tokens_mask=True, **options
         )
-        return sum(end > start for start, end in spans)
+        return sum(end > start for start, end in both[1][0])
 
 
 def split_conversation(messages: Messages) -> tuple[Messages, Messages]:
@@ -112,7 +112,8 @@ def assistant_turns(
     places = [place for place in range(first, len(conversation)) if conversation[place]["role"] == "assistant"]
     if not places:
         return template.render(conversation), []
-    text, end, turns = template.render(conversation[: places[-1]], prompt=True), template.end(), []
+    text, end = template.render(conversation[: places[-1]], prompt=True), template.end()
+    turns: list[Turn] = []
     for place in places:
         last = place == places[-1]
         before = text if last else template.render(conversation[:place], prompt=True)

@@ -34,13 +34,13 @@ def batches_by_length(
 
 def padded(rows: Sequence[Tensor], value: float = 0, *, side: str = "right") -> Tensor:
     """(B, T) of rows of up to T numbers: tensors of one dtype, filled up with `value` on the "right" or the "left"."""
-    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+    return pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
 
 
 def padded_tokens(
-    rows: Sequence[Sequence[int]], *, pad_id: int = 0, side: str = "right", device="cpu"
+    rows: Sequence[Sequence[int] | Tensor], *, pad_id: int = 0, side: str = "right", device="cpu"
 ) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, 1 on tokens: (B, T) int64 each."""
-    rows = [torch.as_tensor(row, dtype=torch.long) for row in rows]
-    mask = padded([torch.ones_like(row) for row in rows], side=side)
-    return padded(rows, pad_id, side=side).to(device), mask.to(device)
+    tensors = [torch.as_tensor(row, dtype=torch.long) for row in rows]
+    mask = padded([torch.ones_like(row) for row in tensors], side=side)
+    return padded(tensors, pad_id, side=side).to(device), mask.to(device)

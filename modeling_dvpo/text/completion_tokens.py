@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .arrow_rows import without_added_nulls
 from .assistant_turns import ChatTemplate, Messages, Turn, assistant_turns
 from .problems import RowProblem, require_chat_template, require_end_token
 from .turn_ends import end_ids
@@ -118,7 +119,7 @@ class CompletionTokenizer:
     def _cut(self, text: str, turns: list[Turn]) -> Tokens:
         """Tokens of the text up to the end of its last turn, each piece tokenised apart.
 
-        What a template writes after the last turn ("\n", say) is neither state nor action.
+        What a template writes after the last turn ("\\n", say) is neither state nor action.
         """
         ids: list[int] = []
         actions: list[bool] = []
@@ -195,5 +196,4 @@ def _with_text(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain_message(message: dict[str, Any]) -> dict[str, Any]:
-    # Arrow gives every message the keys of all of them; templates test for keys, so those without a value must go.
-    return {key: value for key, value in message.items() if value is not None}
+    return without_added_nulls(message)

@@ -1,6 +1,7 @@
 """LoRA adapters with heads: transformers' own, stock PEFT's, merged ones."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -101,11 +102,50 @@ def test_native_adapter(base, tmp_path):
     names = load_file(tmp_path / "adapter_model.safetensors").keys()
     assert any("quantile_heads" in name for name in names) and any("lora_A" in name for name in names)
     loaded, info = load(tmp_path, output_loading_info=True)
-    assert set(info["missing_keys"]) == {"quantile_heads.weight", "quantile_heads.bias"}  # of the base model
+    assert not info["missing_keys"]  # the base model lacks heads, and the adapter has them
     assert torch.equal(values(loaded), values(critic))
     assert (loaded.config.return_mean, loaded.config.return_scale) == (0.25, 2.0)
     loaded.save_pretrained(tmp_path / "again")
     assert torch.equal(values(load(tmp_path / "again")), values(critic))
+
+
+@pytest.fixture
+def transformers_log():
+    """Records of transformers, which does not hand them on to the root logger."""
+    records, handler = [], logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("how", [native, stock])
+def test_only_heads_that_are_new_are_reported_as_new(how, base, tmp_path, transformers_log, recwarn):
+    """transformers reported the base's lack of heads, "newly initialized", though the adapter had them, trained."""
+    critic_on(base)
+    assert [text.count("quantile_heads.weight") for text in transformers_log] == [1]
+    saved_native(base, tmp_path) if how is native else stock(base, tmp_path)
+    transformers_log.clear()
+    recwarn.clear()
+    load(tmp_path)
+    assert not transformers_log and not recwarn.list
+    critic_on(base)  # its reports are back
+    assert [text.count("MISSING") > 0 for text in transformers_log] == [True]
+
+
+def test_weights_without_a_place_are_said(base, tmp_path):
+    saved_native(base, tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    weights = load_file(path)
+    layer = {
+        name.replace("layers.1.", "layers.2."): tensor.clone()
+        for name, tensor in weights.items()
+        if "layers.1." in name
+    }
+    save_file(weights | layer, path)
+    with pytest.warns(UserWarning, match=r"hold weights that the critic has no place for.*layers\.2\..*\(4 in all\)"):
+        load(tmp_path)
 
 
 def test_stock_peft_adapter(base, tmp_path):

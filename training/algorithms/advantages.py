@@ -6,7 +6,7 @@ the papers' equations and hyper-parameters.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ class Algorithm:
 
     advantages: Literal["critic", "group", "return"]
     """From a critic through GAE; from the other completions of the prompt; or the return itself."""
-    heads: tuple[int, int] | None = None
-    """(N, M) of a fresh critic's heads; M = 1 is a scalar critic."""
+    heads: tuple[int, int] = (0, 0)
+    """(N, M) of a fresh critic's heads; M = 1 is a scalar critic; (0, 0) where there is none."""
     critic_loss: dict = field(default_factory=dict)
     """Settings of `CriticLossConfig` that the algorithm itself asks for."""
     pessimistic: bool = False
@@ -91,7 +91,7 @@ def critic_advantages(
     gamma: float,
     lam: float | Tensor,
     critic_lam: float,
-    critic_target: str = "index",
+    critic_target: Literal["index", "sampled"] = "index",
     measure: Callable[[Tensor], Tensor] = expectation,
     pessimistic: bool = False,
     bootstrap: Tensor | None = None,
@@ -118,7 +118,7 @@ def critic_advantages(
         bootstrap), else K = M.
     """
     ensemble = quantiles.mean(-2)
-    options = {"gamma": gamma, "segment_ids": segment_ids}
+    options: dict[str, Any] = {"gamma": gamma, "segment_ids": segment_ids}
     critic_rewards = rewards
     if pessimistic:
         zeros = torch.zeros_like(rewards)

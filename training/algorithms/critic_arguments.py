@@ -48,7 +48,9 @@ class TrainingArguments(RunArguments):
     gamma: float = option(1.0, "Discount per action token.")
     lam: float = option(0.95, "Lambda of lambda-returns.")
     target: str = option("index", "Lambda-returns: index (the paper's) or sampled (right spread).")
-    critic_loss: str | None = option(None, 'Settings of CriticLossConfig: a mapping, or JSON such as {"risk": 0}.')
+    critic_loss: dict | str | None = option(
+        None, 'Settings of CriticLossConfig: a mapping, or JSON such as {"risk": 0}.'
+    )
     num_train_epochs: float = option(1.0, "Passes over the training rows.")
     max_steps: int = option(-1, "Optimizer steps; replaces num_train_epochs when positive.")
     rows_per_step: int = option(64, "Rows of one optimizer step, over all ranks and micro-batches.")

@@ -38,7 +38,8 @@ class OnlineCritic:
     def __init__(self, policy_args, critic_args, args, *, algorithm: str, tokenizer, device: torch.device):
         self.policy_args, self.critic_args, self.args, self.device = policy_args, critic_args, args, device
         self.model, self.parent_config = load_online_critic(policy_args, critic_args, algorithm, tokenizer)
-        self.started, self.learner = False, None
+        self.started = False
+        self.learner: Learner | None = None
 
     @property
     def frozen(self) -> bool:

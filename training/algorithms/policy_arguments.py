@@ -59,7 +59,9 @@ class PolicyCriticArguments:
     num_value_heads: int | None = option(None, "N of fresh heads; by default the algorithm's: dvpo 3, ppo 1.")
     num_quantiles: int | None = option(None, "M of fresh heads; by default the algorithm's: dvpo 200, others 1.")
     value_head_type: str | None = option(None, "Fresh heads: linear (the default, may cross) or monotone (cannot).")
-    critic_loss: str | None = option(None, 'Settings of CriticLossConfig: a mapping, or JSON such as {"risk": 0}.')
+    critic_loss: dict | str | None = option(
+        None, 'Settings of CriticLossConfig: a mapping, or JSON such as {"risk": 0}.'
+    )
     critic_lam: float = option(1.0, "Lambda of the critic's target returns; 1 for Monte-Carlo returns.")
     critic_target: str = option("index", "Target returns for lambda < 1: index (the paper's) or sampled.")
     critic_learning_rate: float = option(1e-5, "Peak rate of the critic's body or adapter.")

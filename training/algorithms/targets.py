@@ -1,6 +1,7 @@
 """The returns that a critic is trained towards: of a micro-batch, and of a whole reward set."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -24,7 +25,7 @@ class Targets:
     returns: str
     gamma: float
     lam: float
-    target: str
+    target: Literal["index", "sampled"]
 
 
 def monte_carlo_targets(batch: dict, gamma: float) -> torch.Tensor:

@@ -2,6 +2,7 @@
 the updates of policy and critic."""
 
 import random
+from typing import Any
 
 import torch
 
@@ -48,7 +49,9 @@ class PolicyUpdates:
 
     def __init__(self, policy: Learner, reference, args, critic_args, *, temperature, max_completion_length, seed):
         self.policy, self.reference = policy, reference
-        self.critic, self.critic_learner, self.underestimation = None, None, 0.0
+        self.critic: Any = None
+        self.critic_learner: Any = None
+        self.underestimation = 0.0
         self.args, self.algorithm = args, ALGORITHMS[args.algorithm]
         self.loss_config = CriticLossConfig.from_dict({**self.algorithm.critic_loss, **critic_args.critic_loss})
         self.critic_lam, self.critic_target = critic_args.critic_lam, critic_args.critic_target

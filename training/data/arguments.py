@@ -27,7 +27,7 @@ class RewardDataArguments:
     completion_column: str = option("completion", "Completion: text, or a list of chat messages.")
     messages_column: str = option("messages", "Whole conversation; used where there is no completion column.")
     tools_column: str = option("tools", "Tools for the chat template, where the column exists.")
-    chat_template_kwargs: str | None = option(
+    chat_template_kwargs: dict | str | None = option(
         None, 'Arguments of the chat template: a mapping, or JSON such as {"enable_thinking": false}.'
     )
     reward_column: str = option("reward", "Reward: a number, or a list of numbers with `step_ends`.")
@@ -46,11 +46,14 @@ class RewardDataArguments:
         [], "Score the rows with these: `package.module:function` names, or directories or Hub names of reward models."
     )
     reward_weights: list[float] = option([], "Weight of each reward function; 1 by default.")
+    reward_source: list[str] = option(
+        [], "What scored the reward column, by the names that reward_funcs would have: recorded, not called."
+    )
     reward_batch_size: int = option(64, "Rows a reward function is called with at a time.")
     num_workers: int | None = option(None, "Processes that tokenise; one by default.")
 
     def __post_init__(self):
-        self.chat_template_kwargs = _template_arguments(self.chat_template_kwargs)
+        self.chat_template_kwargs = template_arguments(self.chat_template_kwargs)
         if not 0.0 <= self.eval_fraction < 1.0:
             raise RewardDataError(f"eval_fraction is {self.eval_fraction}; it is a share of the rows, 0 <= share < 1.")
         if self.eval_fraction and (self.eval_dataset or self.eval_split):
@@ -58,6 +61,10 @@ class RewardDataArguments:
         if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
             raise RewardDataError(
                 f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} reward_funcs: one for each."
+            )
+        if self.reward_funcs and self.reward_source:
+            raise RewardDataError(
+                "reward_funcs score the set now, and reward_source says what scored it before: give one of them."
             )
         if self.max_length is not None and self.max_length < 2:
             raise RewardDataError(f"max_length is {self.max_length}; a row has a prompt token and an action token.")
@@ -80,7 +87,7 @@ class PromptArguments:
         None, "System message before every prompt that has none of its own; implies `chat`."
     )
     tools_column: str = option("tools", "Tools for the chat template, where the column exists.")
-    chat_template_kwargs: str | None = option(
+    chat_template_kwargs: dict | str | None = option(
         None, 'Arguments of the chat template: a mapping, or JSON such as {"enable_thinking": false}.'
     )
     max_prompt_length: int | None = option(None, "Longest prompt in tokens; what the model's context leaves.")
@@ -89,7 +96,7 @@ class PromptArguments:
     eval_split: str = option("train", "Split of each held-out set; a single file answers to any name.")
 
     def __post_init__(self):
-        self.chat_template_kwargs = _template_arguments(self.chat_template_kwargs)
+        self.chat_template_kwargs = template_arguments(self.chat_template_kwargs)
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise ConfigError(f"max_prompt_length is {self.max_prompt_length}; a prompt has at least one token.")
         if self.dataset in self.eval_dataset and self.eval_split == self.dataset_split:
@@ -99,7 +106,8 @@ class PromptArguments:
             )
 
 
-def _template_arguments(given: str | dict | None) -> dict:
+def template_arguments(given: dict | str | None) -> dict:
+    """`chat_template_kwargs` as a dict; raises ConfigError where they are none, or not the template's own."""
     arguments = mapping("chat_template_kwargs", given)
     try:
         require_template_arguments(arguments)

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from transformers import PreTrainedModel
 
 from modeling_dvpo.text.batches import batches_by_length, padded, padded_tokens
 
@@ -183,6 +184,7 @@ class RewardCollator:
                 **{name: torch.cat(column)[None] for name, column in floats.items()},
             }
         else:
+            assert self.pad_token_id is not None  # or there would be no collator
             ids, attention_mask = padded_tokens(tokens, pad_id=self.pad_token_id)
             batch = {
                 "input_ids": ids,
@@ -198,7 +200,7 @@ class RewardCollator:
         return batch
 
 
-def packing_pays(model: torch.nn.Module) -> bool:
+def packing_pays(model: PreTrainedModel) -> bool:
     """Whether to pack: the model keeps packed rows apart, and its attention skips what lies between them.
 
     Flash and flex attention do the work of the rows alone. Dense attention (sdpa, eager) computes the whole square
@@ -210,7 +212,7 @@ def packing_pays(model: torch.nn.Module) -> bool:
 
 
 @torch.no_grad()
-def supports_packing(model: torch.nn.Module, *, seed: int = 0) -> bool:
+def supports_packing(model: PreTrainedModel, *, seed: int = 0) -> bool:
     """Whether the model keeps packed rows apart, found out by trying.
 
     A short random row is packed behind one row and behind another: if its hidden states change by more than 1e-5 of

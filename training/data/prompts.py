@@ -15,7 +15,7 @@ from modeling_dvpo.text.completion_tokens import plain_messages, prompt_tokens
 from modeling_dvpo.text.problems import RowProblem
 
 from ..errors import ConfigError, RewardDataError
-from .arguments import PromptArguments
+from .arguments import PromptArguments, template_arguments
 from .reading import Limit, context_of, fitting, read_rows, require_column, tokenised
 
 # What reward functions and environments are given beside the columns.
@@ -33,7 +33,10 @@ PROBLEMS = {
         "A prompt ends where the policy's turn begins; cut off the last message (and keep it in a column of its own "
         "if a reward function needs it).",
     ),
-    "chat template": ("are refused by the chat template", "Change them, or set `tokenizer.chat_template`."),
+    "chat template": (
+        "are refused by the chat template",
+        "Change them, pass what it needs with chat_template_kwargs, or set `tokenizer.chat_template`.",
+    ),
 }
 
 
@@ -58,15 +61,16 @@ class Prompts(Sequence):
 
     def __init__(self, rows: Dataset, tokens: Dataset, column: str, args: PromptArguments):
         self.rows, self.tokens, self.column, self.args = rows, tokens, column, args
+        self.kwargs = template_arguments(args.chat_template_kwargs)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, place: int) -> Prompt:
+    def __getitem__(self, place: int) -> Prompt:  # type: ignore[override]  # one at a time: no slices
         tokens = self.tokens[int(place)]
         row = self.rows[tokens["row_id"]]
         prompt = as_prompt(row.pop(self.column), self.args)
-        return Prompt(tokens["row_id"], prompt, tokens["input_ids"], row, self.args.chat_template_kwargs)
+        return Prompt(tokens["row_id"], prompt, tokens["input_ids"], row, self.kwargs)
 
 
 def load_prompts(
@@ -156,7 +160,8 @@ def _limit(args: PromptArguments, model_config, max_completion_length: int) -> L
 
 def _columns(row: dict[str, Any], *, column: str, args: PromptArguments, tokenizer) -> dict[str, list[int]]:
     prompt, tools = as_prompt(row[column], args), row.get(args.tools_column)
-    return {"input_ids": prompt_tokens(tokenizer, prompt, tools, chat_template_kwargs=args.chat_template_kwargs)}
+    kwargs = template_arguments(args.chat_template_kwargs)
+    return {"input_ids": prompt_tokens(tokenizer, prompt, tools, chat_template_kwargs=kwargs)}
 
 
 class PromptSampler:

@@ -6,8 +6,8 @@ set is read before one kind of problem is reported with the number of rows it co
 
 from __future__ import annotations
 
-import csv
 import difflib
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Json,
+    List,
+    Value,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.packaged_modules.csv import csv
+from datasets.packaged_modules.json import json as json_files
 
+from modeling_dvpo.text.arrow_rows import without_added_nulls
 from modeling_dvpo.text.problems import RowProblem
 
 from ..errors import RewardDataError
+from .cache_key import cache_key
+from .text_files import TextFiles
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +49,26 @@ NOTES = {"largest_id": Value("int64"), "problem": Value("string")}
 Problems = Mapping[str, tuple[str, str]]
 
 
-def read_rows(name: str, split: str, *, config: str | None = None, text_columns: Sequence[str] = ()) -> Dataset:
+def read_rows(
+    name: str,
+    split: str,
+    *,
+    config: str | None = None,
+    text_columns: Sequence[str] = (),
+    number_columns: Sequence[str] = (),
+) -> Dataset:
     """Rows of a .jsonl/.json/.parquet/.csv file, a directory written by `save_to_disk`, a folder of data files, or a
     set on the Hub.
+
+    Text stays text: what looks like a date or a number in a JSON or CSV file is not made one. A date in parquet or
+    Arrow has its type from whoever wrote it, and keeps it. Rows have no keys that Arrow added to nested values.
 
     Args:
         name: path or Hub name.
         split: which split, or slice of one; a single file is one split and answers to any name.
         config: configuration name of a Hub set.
-        text_columns: columns a CSV file must not turn into numbers or missing values.
+        text_columns: columns in which an empty cell of a CSV file is an empty text, not a missing value.
+        number_columns: the columns of a CSV file that hold numbers, or true and false; all others hold text.
 
     Raises:
         RewardDataError: there are no such rows, or none at all; says what there is.
@@ -56,7 +82,7 @@ def read_rows(name: str, split: str, *, config: str | None = None, text_columns:
     elif path.is_file():
         raise RewardDataError(f"{name!r} is not one of {', '.join(READERS)}: convert it to one of these.")
     try:
-        rows = _read(path, name, split, config, text_columns)
+        rows = _read(path, name, split, config, {"texts": tuple(text_columns), "numbers": tuple(number_columns)})
     except RewardDataError:
         raise
     except Exception as error:  # `datasets` raises whatever its readers raise
@@ -76,28 +102,45 @@ def _no_rows(name: str, split: str) -> RewardDataError:
     return RewardDataError(f"{name!r} has no rows in {split!r}: a set needs at least one row.")
 
 
-def _read(path: Path, name: str, split: str, config: str | None, text_columns: Sequence[str]) -> Dataset:
+def _read(path: Path, name: str, split: str, config: str | None, columns: dict[str, tuple[str, ...]]) -> Dataset:
     if path.is_file():
-        options = {}
-        if path.suffix == ".csv":
-            # pandas would read a completion "007" as 7, and "null" or "NA" as nothing.
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                columns = next(csv.reader(file))
-            others = [column for column in columns if column not in text_columns]
-            options = {
-                "converters": {column: str for column in columns if column in text_columns},
-                "keep_default_na": False,
-                "na_values": {column: ["", "nan", "NaN", "NA", "None", "null"] for column in others},
-            }
-        return load_dataset(READERS[path.suffix], data_files={split.split("[")[0]: name}, split=split, **options)
+        files, kind = {split.split("[")[0]: name}, READERS[path.suffix]
+        if kind == "parquet":
+            return _as_written(load_dataset(kind, data_files=files, split=split))
+        return _text_rows(split, kind=kind, data_files=files, **columns)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = load_from_disk(name)
         if not isinstance(saved, DatasetDict):
-            return saved
+            return _as_written(saved)
         if split not in saved:
             raise RewardDataError(f"{name!r} has no split {split!r}: it has {', '.join(saved)}.")
-        return saved[split]
-    return load_dataset(name, config, split=split)
+        return _as_written(saved[split])
+    found = load_dataset_builder(name, config)
+    options = found.config
+    if isinstance(found, csv.Csv):
+        return _text_rows(split, kind="csv", data_files=options.data_files, delimiter=options.sep, **columns)
+    if isinstance(found, json_files.Json) and options.field is None:
+        return _text_rows(split, kind="json", data_files=options.data_files)
+    return _as_written(load_dataset(name, config, split=split))
+
+
+def _text_rows(split: str, **options) -> Dataset:
+    builder = TextFiles(hash=cache_key(), **options)
+    builder.download_and_prepare()
+    return _as_written(builder.as_dataset(split=split))
+
+
+def _as_written(rows: Dataset) -> Dataset:
+    """The same rows, which give values as their author wrote them."""
+    stored_as_json = [name for name, feature in rows.features.items() if feature == Json(decode=False)]
+    return rows.with_transform(partial(_decoded, stored_as_json=stored_as_json))
+
+
+def _decoded(batch: dict[str, list], *, stored_as_json: Sequence[str]) -> dict[str, list]:
+    for name in stored_as_json:
+        if name in batch:
+            batch[name] = [None if value is None else json.loads(value) for value in batch[name]]
+    return {name: [without_added_nulls(value) for value in values] for name, values in batch.items()}
 
 
 def require_column(name: str, columns: Iterable[str], *, argument: str, why: str) -> None:
@@ -108,8 +151,8 @@ def require_column(name: str, columns: Iterable[str], *, argument: str, why: str
 
     def likeness(column: str) -> float:
         # In order of the alphabet, so that `score_chosen` is like `chosen_score`.
-        words = ["_".join(sorted(text.lower().split("_"))) for text in (name, column)]
-        return difflib.SequenceMatcher(None, *words).ratio()
+        here, there = ("_".join(sorted(text.lower().split("_"))) for text in (name, column))
+        return difflib.SequenceMatcher(None, here, there).ratio()
 
     near = max(columns, key=likeness, default=name)
     close = columns and likeness(near) >= 0.6
@@ -147,7 +190,7 @@ def tokenised(
         RewardDataError: for the first kind of problem found, or a token id that the model does not know.
     """
     tokens = rows.map(
-        partial(_tokenise, tokenise=tokenise, names=tuple(features), parts=parts),
+        partial(_tokenise, tokenise=tokenise, names=tuple(features), parts=parts, _key=cache_key()),
         with_indices=True,
         batched=True,
         batch_size=100,
@@ -155,14 +198,15 @@ def tokenised(
         features=Features({**FEATURES, **NOTES, **features}),
         num_proc=num_proc,
         desc=f"Tokenising {rows_of}",
-    )
+    ).with_format(None)
     raise_for_problems(tokens["problem"][:], tokens["row_id"][:], rows_of, problems)
     if model_config is not None:
         _require_vocabulary(tokens, model_config.get_text_config().vocab_size)
     return tokens.remove_columns(list(NOTES))
 
 
-def _tokenise(batch: dict[str, list], row_ids: list[int], *, tokenise, names: Sequence[str], parts) -> dict[str, list]:
+def _tokenise(batch: dict[str, list], row_ids: list[int], *, tokenise, names: Sequence[str], parts, _key: str) -> dict:
+    # `_key` is part of what the cache knows the result by
     out: dict[str, list] = {name: [] for name in (*FEATURES, *NOTES, *names)}
     for place, row_id in enumerate(row_ids):
         row = {name: values[place] for name, values in batch.items()}
@@ -180,7 +224,7 @@ def _tokenise(batch: dict[str, list], row_ids: list[int], *, tokenise, names: Se
 
 def raise_for_problems(notes: Sequence[str], row_ids: Sequence[int], rows_of: str, problems: Problems) -> None:
     """Raise for the first kind of problem noted ("" is a good row), counting the rows it concerns."""
-    bad = [(row, *note.split(": ", 1)) for row, note in zip(row_ids, notes, strict=True) if note]
+    bad = [(row, *note.partition(": ")[::2]) for row, note in zip(row_ids, notes, strict=True) if note]
     if not bad:
         return
     _, kind, found = bad[0]
@@ -237,8 +281,10 @@ def fitting(tokens: Dataset, limit: Limit | None, *, rows_of: str, drop: bool, d
     Raises:
         RewardDataError: rows are longer and may not be left out.
     """
+    if limit is None:
+        return np.arange(len(tokens))
     lengths = np.asarray(tokens["length"][:])
-    fits = np.full(len(lengths), True) if limit is None else lengths <= limit.tokens
+    fits = lengths <= limit.tokens
     long = np.flatnonzero(~fits)
     if len(long) and (not drop or len(long) == len(lengths)):
         which = _listed([tokens["row_id"][int(place)] for place in long[:6]])

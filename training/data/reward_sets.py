@@ -9,21 +9,19 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, List, Value
 
-from modeling_dvpo.returns import IGNORED_LABEL
 from modeling_dvpo.text.completion_tokens import CompletionTokenizer
 
 from ..errors import RewardDataError
-from .arguments import RewardDataArguments
+from .arguments import RewardDataArguments, template_arguments
 from .reading import Limit, context_of, fitting, raise_for_problems, read_rows, tokenised
 from .row_scores import score_set
-from .rows import Row, row_reader, row_tokens
+from .rows import Row, return_problem, row_reader, row_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ PROBLEMS = {
     ),
     "chat template": (
         "are refused by the chat template",
-        "Change them, pass what it needs with chat_template_kwargs, or set `tokenizer.chat_template`.",
+        "Change these rows, pass what it needs with chat_template_kwargs, or set `tokenizer.chat_template`.",
     ),
     "earlier turn": (
         "have an assistant turn that the chat template rewrites once other turns follow, so that no text holds both "
@@ -92,6 +90,10 @@ PROBLEMS = {
     "unscored": (
         "were scored by no reward function",
         "Every row needs a reward: add a function that covers them, or remove them.",
+    ),
+    "too large": (
+        "have a reward, or rewards that sum to one, beyond 1e18",
+        "Numbers are float32, and squares of returns are summed: bound the reward or rescale it.",
     ),
     "return of -100": (
         "have a return of exactly -100, which means 'no target' in `labels`",
@@ -176,7 +178,8 @@ def _limit(args: RewardDataArguments, tokenizer, model_config) -> Limit | None:
 def _load(name: str, split: str, *, args: RewardDataArguments, tokenizer, model_config) -> Dataset:
     rows_of = f"rows of {name!r}"
     text_columns = (args.prompt_column, args.completion_column, args.chosen_column, args.rejected_column)
-    raw = read_rows(name, split, config=args.dataset_config, text_columns=text_columns)
+    numbers = (args.reward_column, args.chosen_score_column, args.rejected_score_column, args.truncated_column)
+    raw = read_rows(name, split, config=args.dataset_config, text_columns=text_columns, number_columns=numbers)
     to_rows = row_reader(args, raw.column_names)
     scored = bool(args.reward_funcs)
     rows = tokenised(
@@ -184,7 +187,9 @@ def _load(name: str, split: str, *, args: RewardDataArguments, tokenizer, model_
         partial(
             _columns,
             tokenize=CompletionTokenizer(
-                tokenizer, append_eos=args.append_eos, chat_template_kwargs=args.chat_template_kwargs
+                tokenizer,
+                append_eos=args.append_eos,
+                chat_template_kwargs=template_arguments(args.chat_template_kwargs),
             ),
             with_rewards=not scored,
             with_subset=args.subset_column is not None,
@@ -224,10 +229,11 @@ def _columns(row: Row, *, tokenize: CompletionTokenizer, with_rewards: bool, wit
 def _score_problem(score: float | None) -> str:
     if score is None:
         return "unscored: all returned None"
-    return f"return of -100: a score of {score:g}" if np.float32(score) == IGNORED_LABEL else ""
+    problem = return_problem(score)
+    return problem.note() if problem else ""
 
 
-def _put_score(row: dict[str, Any], place: int, *, scores: list[float]) -> dict[str, Any]:
+def _put_score(row: dict[str, Any], place: int, *, scores: Sequence[float | None]) -> dict[str, Any]:
     # Every row ends with its last action token: what a chat template writes after it is cut off.
     return {"rewards": [0.0] * (row["length"] - 1) + [scores[place]]}
 

@@ -23,6 +23,7 @@ from modeling_dvpo.text.completion_tokens import CompletionTokenizer, Tokens, pl
 from modeling_dvpo.text.problems import RowProblem
 
 from ..errors import RewardDataError
+from ..rewards.bounds import LARGEST_REWARD
 from .arguments import RewardDataArguments
 from .reading import require_column
 
@@ -149,13 +150,13 @@ def row_tokens(row: Row, tokenize: CompletionTokenizer, *, with_rewards: bool = 
         if "assistant" not in roles:
             raise RowProblem("no assistant turn", f"roles {', '.join(roles) or 'none'}")
     tokens = tokenize(*row.split(), tools=row.tools, truncated=row.truncated)
-    rewards = np.zeros(len(tokens.input_ids), dtype=np.float32)
+    rewards = np.zeros(len(tokens.input_ids))
     if with_rewards:
         where = np.flatnonzero(tokens.actions)
         for action, reward in _placed(row, tokens):
             rewards[where[action]] += reward
-        _refuse_ignored(rewards, tokens.actions)
-    return tokens, rewards.tolist()
+        _refuse_returns(rewards, tokens.actions)
+    return tokens, rewards.astype(np.float32).tolist()
 
 
 def _placed(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
@@ -179,7 +180,7 @@ def _placed(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
         return [(count - 1, _finite(row.reward))]
     if row.step_ends is None:
         raise RowProblem("step ends", "a list of rewards without step ends")
-    if tokens.starts is None:
+    if tokens.text is None or tokens.starts is None:
         raise RowProblem("step ends", "they need a fast tokenizer and exactly one assistant turn of plain text")
     rewards, ends = [_finite(reward) for reward in row.reward], list(row.step_ends)
     if not ends or len(rewards) != len(ends):
@@ -203,8 +204,19 @@ def _finite(value: Any) -> float:
     return float(value)
 
 
-def _refuse_ignored(rewards: np.ndarray, actions: list[bool]) -> None:
+def _refuse_returns(rewards: np.ndarray, actions: list[bool]) -> None:
     """Undiscounted returns only; a discounted one that hits the number is the training script's to find."""
-    returns = np.cumsum(rewards[::-1], dtype=np.float64)[::-1].astype(np.float32)
-    if np.any(returns[np.asarray(actions)] == IGNORED_LABEL):
-        raise RowProblem("return of -100", "an undiscounted return of -100")
+    returns = np.cumsum(rewards[::-1])[::-1]
+    if problem := return_problem(returns[np.asarray(actions)]):
+        raise problem
+
+
+def return_problem(returns: Any) -> RowProblem | None:
+    """What is wrong with these returns, numbers or an array of them, of float64."""
+    returns = np.atleast_1d(np.asarray(returns, dtype=np.float64))
+    largest = returns[np.abs(returns).argmax()]
+    if abs(largest) > LARGEST_REWARD:
+        return RowProblem("too large", f"{largest:g}")
+    if np.any(returns.astype(np.float32) == IGNORED_LABEL):
+        return RowProblem("return of -100", "an undiscounted return of -100")
+    return None

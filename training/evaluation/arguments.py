@@ -48,7 +48,9 @@ class EvaluationArguments:
 class SetArguments(RewardDataArguments):
     """Which reward sets it is held against, and how their columns are to be read."""
 
-    dataset: list[str] = option([], "Reward sets like the critic's training set; each `name=where`, or only where.")
+    dataset: list[str] = option(  # type: ignore[assignment]  # several, where one is trained on
+        [], "Reward sets like the critic's training set; each `name=where`, or only where."
+    )
     out_of_domain: list[str] = option([], "Reward sets that are unlike it, in the same form.")
     dataset_split: str = option("train", "Split of every set; a single file answers to any name.")
     training_dataset: str | None = option(
@@ -59,6 +61,7 @@ class SetArguments(RewardDataArguments):
     eval_dataset: str | None = field(default=None, init=False)
     eval_split: str | None = field(default=None, init=False)
     eval_fraction: float = field(default=0.0, init=False)
+    reward_source: list[str] = field(default_factory=list, init=False)
 
     def reading(self, where: str) -> RewardDataArguments:
         """How to read one set."""
@@ -68,6 +71,7 @@ class SetArguments(RewardDataArguments):
 
     def reading_training_set(self) -> RewardDataArguments:
         """How to read the training set: for its returns, whatever its subsets."""
+        assert self.training_dataset is not None
         return replace(self.reading(self.training_dataset), dataset_split=self.training_split, subset_column=None)
 
 
@@ -172,6 +176,7 @@ def critic_source(name: str, revision: str | None, args: EvaluationArguments) ->
 
 
 def policy_source(sampling: MonteCarloArguments, args: EvaluationArguments) -> PolicyArguments:
+    assert sampling.policy is not None
     return PolicyArguments(
         model_name_or_path=sampling.policy,
         revision=sampling.policy_revision,

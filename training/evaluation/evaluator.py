@@ -66,7 +66,7 @@ class Evaluation:
         score = self.load_scorer() if self.prompts else None
         self.sets = sets
         self.critics = {who: load_critic(source) for who, source in self.sources.items()}
-        self.sampler = self.load_sampler(score) if self.prompts else None
+        self.sampler = self.load_sampler(score) if score else None
 
     def find_critics(self) -> None:
         args = self.args
@@ -146,7 +146,7 @@ class Evaluation:
         return reward_set(named, self.rows[named], self.gamma, self.data_args.subset_column)
 
     def sampled_sets(self) -> list[EvaluationSet]:
-        if not self.prompts:
+        if self.sampler is None:
             return []
         policy, sampler = self.sampler.policy.to(self.device), self.sampler
         if self.args.bf16:
@@ -165,6 +165,7 @@ class Evaluation:
     def predict(self, sets: list[EvaluationSet]) -> dict[NamedSet, tuple[list[range], dict[str, Parts]]]:
         """Rows of each part and the critics' predictions there, by set."""
         cuts = {data.named: cut(data.states.tolist(), self.args.states_per_part) for data in sets}
+        found: dict[NamedSet, tuple[list[range], dict[str, Parts]]]
         found = {named: (rows, {}) for named, rows in cuts.items()}
         for who, critic in self.critics.items():
             predict = Predictor(

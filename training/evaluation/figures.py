@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .document import DOMAINS
 
@@ -18,8 +19,8 @@ LEAST_EXPLAINED = -1  # what lies below is drawn there, as a triangle: how much 
 class Drawing(NamedTuple):
     """One figure: what draws a set's panel, which sets have something to draw, inches of a panel, shared axes."""
 
-    panel: object
-    has: object
+    panel: Callable[..., None]
+    has: Callable[[dict], object]
     size: tuple[float, float]
     share: dict
 
@@ -68,7 +69,7 @@ def _figure(sets: list[dict], drawing: Drawing):
     # the same thing in several panels stands in the legend once
     named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if named:
-        legend = {"loc": "outside lower center", "ncols": len(named), "frameon": False, "fontsize": 9}
+        legend: dict[str, Any] = {"loc": "outside lower center", "ncols": len(named), "frameon": False, "fontsize": 9}
         figure.legend(named.values(), named.keys(), **legend)
     return figure
 
@@ -100,10 +101,11 @@ def _values(axes, one: dict) -> None:
 
 def _explained(axes, one: dict) -> None:
     axes.axhline(0, color=IDEAL, ls="--", lw=1, label="constant")
-    for name, style in {
+    styles: dict[str, dict[str, Any]] = {
         "explained_variance": {"color": BLUE, "marker": "o", "label": "critic", "ms": 6},
         "scalar_explained_variance": {"color": VERMILION, "marker": "D", "ls": ":", "label": "scalar critic", "ms": 4},
-    }.items():
+    }
+    for name, style in styles.items():
         rows = [row for row in one["by_position"] if name in row]
         seen = [row if row[name] >= LEAST_EXPLAINED else {**row, name: float("nan")} for row in rows]
         _line(axes, {"by_position": seen}, name, **style)

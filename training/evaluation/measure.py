@@ -46,7 +46,7 @@ class Measurement:
         self.data, self.shapes, self.config = data, shapes, config
         self.loss_config = CriticLossConfig.from_dict(getattr(config, "critic_loss", None) or {})
         self.row_of_state, self.units = data.row_of_state, data.unit_of_state()
-        self.groups = {WHOLE: torch.ones(len(data.states), dtype=torch.bool)}
+        self.groups: dict[str | None, torch.Tensor] = {WHOLE: torch.ones(len(data.states), dtype=torch.bool)}
         for column, labels in data.labels.items():
             for label in sorted(set(labels), key=_natural):
                 self.groups[f"{column}={label}"] = torch.tensor([other == label for other in labels])
@@ -121,9 +121,9 @@ class Measurement:
                 own.update({f"value_auc_{p}": area for p, area in value_auc(responses, right).items()})
         subsets = {}
         for group in filter(None, self.groups):
-            own = {who: self.reports[who, group].compute() for who in self.shapes}
+            of_group = {who: self.reports[who, group].compute() for who in self.shapes}
             rows = int(self.groups[group].sum())
-            subsets[group] = {"rows": rows, "metrics": own, "coverage_interval": self._intervals(group)}
+            subsets[group] = {"rows": rows, "metrics": of_group, "coverage_interval": self._intervals(group)}
         found = {
             "metrics": metrics,
             "coverage_interval": self._intervals(WHOLE),

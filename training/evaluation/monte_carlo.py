@@ -84,7 +84,7 @@ class MonteCarlo:
             }
 
         parts.fill(len(batches), respond, f"{named.name}: responses")
-        responses = []
+        responses: list[tuple[list[int], float]] = []
         for number in range(len(batches)):
             part = parts.load(number)
             tokens = part["tokens"].split(part["lengths"].tolist())

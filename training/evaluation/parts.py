@@ -18,6 +18,7 @@ from modeling_dvpo.ranks import (
 
 from ..engine.distributed import gather_lists
 from ..errors import ConfigError
+from ..run.tracking import on_terminal
 
 
 class Parts:
@@ -46,7 +47,9 @@ class Parts:
         mine = missing[rank() :: world_size()]
         if is_main() and missing and len(missing) < count:
             tqdm.write(f"{description}: {count - len(missing)} of {count} parts are there from before")
-        for number in tqdm(mine, desc=description, unit="part", disable=not is_main() or not mine):
+        if is_main() and missing and not on_terminal():
+            print(f"{description}: {len(missing)} parts to make", flush=True)
+        for number in tqdm(mine, desc=description, unit="part", disable=not (is_main() and mine and on_terminal())):
             self._save(number, make(number))
         barrier()
 

@@ -33,7 +33,7 @@ class Predictor:
             packing=self.packing,
             shuffle=False,
         )
-        pieces = {}
+        pieces: dict[int, torch.Tensor] = {}
         for micro in next(sampler.steps()):
             batch = self.collate([rows[i] for i in micro.rows])
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}

@@ -1,5 +1,6 @@
 """What a saved critic keeps of how it was made, and warnings where it goes on as something else."""
 
+import os
 import sys
 import warnings
 
@@ -12,7 +13,7 @@ from modeling_dvpo.ranks import is_main
 from modeling_dvpo.version import __version__
 
 # What a critic's values mean; a critic that goes on under another meaning has to unlearn.
-MEANING = ("gamma", "lam", "returns", "target", "kl_in_reward", "reward_source")
+MEANING = ("gamma", "lam", "returns", "target", "kl_in_reward", "reward_source", "reward_weights")
 
 
 def offline_record(settings: dict, returns: torch.Tensor, *, training_rows: int) -> dict:
@@ -22,7 +23,7 @@ def offline_record(settings: dict, returns: torch.Tensor, *, training_rows: int)
         **_record(settings, returns, parent=settings["model_name_or_path"], revision=settings["revision"]),
         **_meaning(monte_carlo, lam=1.0 if monte_carlo else settings["lam"], target=settings["target"]),
         "kl_in_reward": False,
-        "reward_source": settings["reward_funcs"] or f"column {settings['reward_column']!r}",
+        **_offline_source(settings),
         "training_rows": training_rows,
         "trainable": settings["trainable"],
         "learning_rate": settings["learning_rate"],
@@ -40,7 +41,7 @@ def online_record(settings: dict, returns: torch.Tensor) -> dict:
         "policy": settings["model_name_or_path"],
         "algorithm": settings["algorithm"],
         "kl_in_reward": settings["kl"] == "reward" and settings["kl_coef"] > 0,
-        "reward_source": settings["reward_funcs"],
+        **_source(settings["reward_funcs"], settings["reward_weights"]),
         "reward_noise": settings["reward_noise"],
         "trainable": settings["critic_trainable"],
         "learning_rate": settings["critic_learning_rate"],
@@ -75,6 +76,29 @@ def _meaning(monte_carlo: bool, *, lam: float, target: str) -> dict:
     }
 
 
+def _source(names: list[str], weights: list[float]) -> dict:
+    """What gave the rewards, in the same words whoever asks: a function's two spellings are one."""
+    return {
+        "reward_source": [_function_name(name) for name in names],
+        "reward_weights": list(weights) or [1.0] * len(names),
+    }
+
+
+def _offline_source(settings: dict) -> dict:
+    if settings["reward_funcs"]:
+        return _source(settings["reward_funcs"], settings["reward_weights"])
+    if settings["reward_source"]:
+        return {"reward_source": [_function_name(name) for name in settings["reward_source"]]}
+    return {"reward_source": f"column {settings['reward_column']!r}"}
+
+
+def _function_name(name: str) -> str:
+    """`package.module.function` as `package.module:function`; a reward model keeps its name."""
+    if ":" in name or "/" in name or "." not in name or os.path.isdir(name):
+        return name
+    return ":".join(name.rsplit(".", 1))
+
+
 def warn_of_other_meaning(parent_config, record: dict) -> None:
     """Warn, by name, where a loaded critic's values mean something else than this run's will."""
     before = getattr(parent_config, "critic_training", None) or {}
@@ -84,9 +108,11 @@ def warn_of_other_meaning(parent_config, record: dict) -> None:
         if name in before and before[name] != record[name]
     ]
     if changed and is_main():
+        unknown = isinstance(before.get("reward_source"), str) and isinstance(record["reward_source"], list)
+        advice = " If these functions made that column, say so when the critic is trained: reward_source." * unknown
         warnings.warn(
             f"{record['parent']} was trained on other returns: {'; '.join(changed)}. Its values start from the old "
-            "meaning; that is fine if you intend them to change.",
+            f"meaning; that is fine if you intend them to change.{advice}",
             stacklevel=2,
         )
 

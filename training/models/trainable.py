@@ -1,13 +1,14 @@
 """Which of the critic's parameters train, and at which rate: heads only, LoRA and heads, or all."""
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..errors import ConfigError
 
 TRAINABLE = ("all", "lora", "heads")
 
 
-def choose_trainable(critic: nn.Module, args) -> None:
+def choose_trainable(critic: PreTrainedModel, args) -> None:
     """Freeze what does not train, in place; with "lora", add an adapter or go on with the one that was loaded.
 
     Call before sharding.

@@ -18,9 +18,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ..errors import RewardDataError, RewardFunctionError
+from .bounds import LARGEST_REWARD
 from .reward_model import RewardModel
 
-RewardFunction = Callable[..., list[float | None]]
+RewardFunction = Callable[..., Sequence[float | None]]
 
 
 def load_reward_function(name: str) -> RewardFunction:
@@ -149,7 +150,7 @@ def combine_rewards(
         row_ids: one per row, to report rows by.
 
     Raises:
-        RewardDataError: the weights do not match the functions, or a sum is not finite.
+        RewardDataError: the weights do not match the functions, or a sum is not finite or beyond `LARGEST_REWARD`.
     """
     weights = list(weights) or [1.0] * len(per_function)
     if len(weights) != len(per_function):
@@ -157,8 +158,11 @@ def combine_rewards(
     totals: list[float | None] = []
     for row, *scores in zip(row_ids, *per_function, strict=True):
         given = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
-        if not math.isfinite(sum(given)):
-            raise RewardDataError(f"The weighted sum of rewards of row {row} is {sum(given)}: bound the rewards.")
+        if not abs(sum(given)) <= LARGEST_REWARD:
+            raise RewardDataError(
+                f"The weighted sum of rewards of row {row} is {sum(given):g}, and {LARGEST_REWARD:g} is the most that "
+                "can be learnt from: bound the rewards."
+            )
         totals.append(sum(given) if given else None)
     return totals
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+from modeling_dvpo.text.batches import padded_tokens
 
 from ..errors import RewardDataError
 
@@ -10,7 +14,8 @@ from ..errors import RewardDataError
 class RewardModel:
     """A sequence classifier with one label, called like a reward function.
 
-    Text rows are scored as prompt + completion, chats through the reward model's own chat template.
+    Text rows are scored as prompt + completion, chats through the reward model's own chat template. A row's score is
+    what the model says of the row alone, whatever it shares a batch with.
     """
 
     def __init__(self, name: str, *, batch_size: int = 16):
@@ -26,23 +31,33 @@ class RewardModel:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(name)
         self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).to(self.device).eval()
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        # The model looks for the last token that is not padding, so both must mean the same id.
-        self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
 
     @torch.no_grad()
     def __call__(self, *, prompts: list, completions: list, **_: object) -> list[float]:
         scores: list[float] = []
         for start in range(0, len(prompts), self.batch_size):
             rows = zip(prompts[start : start + self.batch_size], completions[start:], strict=False)
-            encoded = [self._encode(prompt, completion) for prompt, completion in rows]
-            batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt", padding_side="right")
-            scores += self.model(**batch.to(self.device)).logits[:, 0].float().tolist()
+            scores += self._scores([self._encode(prompt, completion) for prompt, completion in rows])
         return scores
 
-    def _encode(self, prompt: str | list, completion: str | list) -> list[int]:
+    def _scores(self, rows: list[list[int]]) -> list[float]:
+        config = self.model.config.get_text_config()
+        own = config.pad_token_id
+        if own is not None and 0 <= own < config.vocab_size:
+            # The model looks for the last token that is not this one, in a row alone as in a padded one. Another id in
+            # its place (the end token, say) would be skipped where it is a row's own.
+            ids, mask = padded_tokens(rows, pad_id=own, device=self.device)
+            return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+        if hasattr(self.model, "score"):  # a decoder, which without an id of its own reads the last token
+            ids, mask = padded_tokens(rows, device=self.device)
+            hidden = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+            last = hidden[torch.arange(len(rows), device=ids.device), mask.sum(-1) - 1]
+            return self.model.score(last)[:, 0].float().tolist()
+        return [
+            self.model(input_ids=torch.tensor([row], device=self.device)).logits[0, 0].float().item() for row in rows
+        ]
+
+    def _encode(self, prompt: str | list, completion: Any) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer(prompt + completion).input_ids
         if isinstance(completion, str):

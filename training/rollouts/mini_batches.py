@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -54,9 +55,10 @@ class Layout:
     def __call__(self, samples: Sequence[Sample], *, seed: int) -> list[MiniBatch]:
         """Cut a step's samples into mini-batches, in an order of `seed`; each has only this rank's tensors."""
         lengths = [len(sample.input_ids) for sample in samples]
-        order = {"rows_per_step": len(samples) // self.num_mini_batches, "seed": seed}
-        own = {"max_tokens": self.max_tokens, "packing": self.packing, "rank": rank(), "world_size": world_size()}
-        everything = {"max_tokens": sum(lengths)}
+        order: dict[str, Any] = {"rows_per_step": len(samples) // self.num_mini_batches, "seed": seed}
+        own: dict[str, Any] = {"max_tokens": self.max_tokens, "packing": self.packing}
+        own |= {"rank": rank(), "world_size": world_size()}
+        everything: dict[str, Any] = {"max_tokens": sum(lengths)}
         plans = RewardBatchSampler(lengths, **order, **own).steps()
         members = RewardBatchSampler(lengths, **order, **everything).steps()
         mini_batches = []

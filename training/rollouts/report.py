@@ -17,7 +17,7 @@ def sample_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     rewards = torch.tensor([sample.reward for sample in samples])
     metrics = {"reward": rewards.mean().item(), "reward_std": rewards.std(correction=0).item()}
     for name in samples[0].rewards:
-        values = [sample.rewards[name] for sample in samples if sample.rewards[name] is not None]
+        values = [reward for sample in samples if (reward := sample.rewards[name]) is not None]
         metrics[f"reward/{name}"] = sum(values) / len(values) if values else float("nan")
     for name, of in (
         ("completion_length", lambda sample: sample.num_actions),
@@ -48,7 +48,8 @@ def evaluate_policy(
     Returns:
         `eval/<set>/<function>`, `/completion_length` and `/truncated`; and the rows of `sample_table`.
     """
-    metrics, shown = {}, []
+    metrics: dict[str, float] = {}
+    shown: list[dict] = []
     for name, prompts in sets.items():
         own = [place for place in share_of(prompts, rank(), world_size()) for _ in range(num_generations)]
         samples = gather_lists(score(answer([prompts[place] for place in own]), own, own, noise=False))

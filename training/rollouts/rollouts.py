@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from modeling_dvpo.inference.sampling import Written
 from modeling_dvpo.text.assistant_turns import Messages
@@ -30,7 +31,7 @@ class Rollout:
     prompt: Prompt
     input_ids: list[int]
     completion_mask: list[bool]
-    completion: str | Messages
+    completion: Any
     truncated: bool = False
     num_turns: int = 0
 
@@ -109,7 +110,7 @@ def roll_out(
             rollout.add_own(written, tokenizer, sampler.end_ids)
         live = [rollout for rollout in live if not rollout.truncated and rollout.num_turns < args.max_turns]
         if environment is None:
-            live = []
+            break
         if live:
             answers = next_turns(environment, [rollout.prompt for rollout in live], [r.completion for r in live])
             pairs = zip(live, answers, strict=True)

@@ -76,8 +76,7 @@ class Scorer:
             },
             row_ids=sample_ids,
         )
-        totals = combine_rewards(parts, self.weights, sample_ids)
-        _refuse_unscored(totals, sample_ids)
+        totals = _all_scored(combine_rewards(parts, self.weights, sample_ids), sample_ids)
         if noise:
             totals = corrupt(
                 totals,
@@ -104,13 +103,14 @@ class Scorer:
         ]
 
 
-def _refuse_unscored(totals, sample_ids) -> None:
+def _all_scored(totals: Sequence[float | None], sample_ids) -> list[float]:
     missing = [sample for sample, total in zip(sample_ids, totals, strict=True) if total is None]
     if missing:
         raise RewardDataError(
             f"{len(missing)} of {len(totals)} completions were scored by no reward function (sample {missing[0]} "
             "first): add a function that covers them."
         )
+    return [total for total in totals if total is not None]
 
 
 def as_text(part: str | list) -> str:

@@ -1,7 +1,8 @@
 """From a YAML file and the command line to dataclasses: `script.py recipe.yaml --learning_rate 1e-5`.
 
-Later wins: dataclass default, YAML, command line. A YAML file is read as if its entries stood on the command line, so
-both are checked alike; an empty entry (null, []) means the default. An unknown key is an error that names the nearest.
+Later wins: dataclass default, YAML, command line; what is given later also takes the place of what it contradicts
+(`REPLACES`). A YAML file is read as if its entries stood on the command line, so both are checked alike; an empty
+entry (null, []) means the default. An unknown key is an error that names the nearest.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -18,6 +20,22 @@ from ..errors import ConfigError
 
 # Shipped with the package; a name without a directory means one of these where there is no such file.
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+# A setting -> what was given earlier and does not go with it: the other way to say the same, or what belonged to the
+# value that it had.
+REPLACES = {
+    "model_name_or_path": ("revision",),
+    "critic": ("critic_revision",),
+    "dataset": ("dataset_config",),
+    "eval_dataset": ("eval_fraction",),
+    "eval_split": ("eval_fraction",),
+    "eval_fraction": ("eval_dataset", "eval_split"),
+    "reward_funcs": ("reward_weights", "reward_source"),
+    "reward_source": ("reward_funcs", "reward_weights"),
+    "num_train_epochs": ("max_steps",),
+    "lam": ("length_adaptive_lam",),
+    "risk_measure": ("risk_level",),
+}
 
 
 def parse_config(dataclass_types, arguments: list[str] | None = None) -> tuple:
@@ -34,9 +52,12 @@ def parse_config(dataclass_types, arguments: list[str] | None = None) -> tuple:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(dataclass_types, allow_abbrev=False, formatter_class=_HelpFormatter)
     names = [field.name for t in dataclass_types for field in dataclasses.fields(t) if field.init]
-    settings = {}
+    settings: dict = {}
     while arguments and not arguments[0].startswith("-"):
-        settings.update(_read_yaml(arguments.pop(0), names))
+        later = _read_yaml(arguments.pop(0), names)
+        settings = _without_replaced(settings, later) | later
+    given = [argument.split("=")[0][2:] for argument in arguments if argument.startswith("--")]
+    settings = _without_replaced(settings, given)
     for argument in arguments:
         flag = argument.split("=")[0]
         if flag.startswith("--") and flag not in parser._option_string_actions:
@@ -47,6 +68,12 @@ def parse_config(dataclass_types, arguments: list[str] | None = None) -> tuple:
     if rest:
         raise ConfigError(f"Unexpected argument {rest[0]!r}; settings are given as --key value.")
     return tuple(parsed)
+
+
+def _without_replaced(settings: dict, later: Iterable[str]) -> dict:
+    """`settings` but for those that names given later take the place of."""
+    replaced = {old for name in later for old in REPLACES.get(name, ())}
+    return {name: value for name, value in settings.items() if name not in replaced}
 
 
 def _read_yaml(path: str, names: list[str]) -> dict:

@@ -1,29 +1,46 @@
-"""Where a run's numbers go: a JSONL file always, a progress bar, and experiment trackers on request."""
+"""Where a run's numbers go: a JSONL file always, a progress bar or plain lines, and experiment trackers on request."""
 
 import json
+import math
+import sys
+import time
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from modeling_dvpo.ranks import is_main
 from modeling_dvpo.saving import without_nan
 
 from ..errors import ConfigError
 
+# Where a run stands, not what a step measured: a line has the last step's, of everything else the mean.
+STANDINGS = ("learning_rate", "heads_learning_rate", "epoch", "samples", "skipped_updates")
+
+
+def on_terminal() -> bool:
+    """Whether somebody watches; in a file, a bar would be one endless line."""
+    return sys.stderr.isatty()
+
 
 class RunLog:
-    """Rank 0 writes `metrics.jsonl` (one object a line, key `step`), shows the bar and feeds the trackers.
+    """Rank 0 writes `metrics.jsonl` (one object a line, key `step`), shows how far it is and feeds the trackers.
 
     Args:
-        total_steps: length of the bar.
+        total_steps: of the run.
         start_step: steps done before.
+        since_line: what was measured since the last line, metric -> [sum, number of steps]; changed in place, so that
+            a checkpoint can keep it.
     """
 
-    def __init__(self, total_steps: int, start_step: int):
+    def __init__(self, total_steps: int, start_step: int, since_line: dict[str, list] | None = None):
         self.active, self.opened, self.start_step = is_main(), False, start_step
+        self.since_line: dict[str, list] = {} if since_line is None else since_line
+        self.total_steps, self.line = total_steps, (start_step, time.perf_counter())
+        self.shown: tuple[str, ...] = ()
         self.trackers: list = []
         if self.active:
-            self.bar = tqdm(total=total_steps, initial=start_step, desc="train", dynamic_ncols=True)
+            options = {"desc": "train", "dynamic_ncols": True, "disable": not on_terminal()}
+            self.bar = tqdm(total=total_steps, initial=start_step, **options)
 
     def open(self, output_dir, report_to: list[str], settings: dict) -> None:
         """Begin to write to `output_dir`; lines of an earlier try after `start_step` are removed.
@@ -43,11 +60,35 @@ class RunLog:
                 partial.replace(path)
             self.trackers = [_start_tracker(name, output_dir, settings) for name in report_to]
 
-    def step(self, step: int, shown: dict[str, float]) -> None:
-        """Advance the bar to `step` and show these numbers beside it."""
+    def step(self, step: int, metrics: dict[str, float], shown: tuple[str, ...] = ()) -> None:
+        """What a step measured; the bar advances to it and has the metrics named in `shown`."""
+        for name, value in metrics.items():
+            if name.rpartition("/")[2] in STANDINGS:
+                self.since_line[name] = [value, 1]
+            elif math.isfinite(value):
+                total, count = self.since_line.get(name, (0.0, 0))
+                self.since_line[name] = [total + value, count + 1]
+            else:
+                self.since_line.setdefault(name, [0.0, 0])
+        self.shown = shown
         if self.active:
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()}, refresh=False)
+            self.bar.set_postfix({name: f"{metrics[name]:.4g}" for name in shown}, refresh=False)
             self.bar.update(step - self.bar.n)
+
+    def write_means(self, step: int, more: dict[str, float] | None = None) -> None:
+        """One line of the means over the steps since the last such line, but for STANDINGS, and of `more`.
+
+        NaN where no step had a finite number.
+        """
+        means = {name: total / count if count else math.nan for name, (total, count) in self.since_line.items()}
+        self.since_line.clear()
+        self.write(step, means | (more or {}))
+        if self.active and self.bar.disable:
+            before, started = self.line
+            self.line = (step, time.perf_counter())
+            numbers = ", ".join(f"{name} {means[name]:.4g}" for name in self.shown)
+            pace = (self.line[1] - started) / (step - before)
+            self.say(f"step {step} of {self.total_steps}: {numbers}; {pace:.2g} s a step")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Append one line, and send it to the trackers."""
@@ -71,6 +112,7 @@ class RunLog:
     def say(self, text: str) -> None:
         if self.active:
             tqdm.write(text)
+            sys.stdout.flush()  # a file's lines would wait for each other
 
     def close(self) -> None:
         if self.active:

@@ -102,6 +102,7 @@ class Problem:
             left, right, operator = values[at], values.pop(at + 1), operators.pop(at)
             result = _OPERATIONS[operator](left, right)
             if carelessness:
+                assert rng is not None, "slips are drawn from rng"
                 slip = carelessness if _is_hard(left, operator, right) else carelessness / 10
                 result = _misread(result, rng) if rng.random() < slip else result
             values[at] = result

@@ -86,7 +86,7 @@ def demonstration(goal: Goal, carelessness: float = 0.0, rng: random.Random | No
     opening = {"role": "user", "content": goal.prompt}
     completion: list[dict] = []
     for slot in goal.slots:
-        forgotten = carelessness > 0 and rng.random() < carelessness / 2
+        forgotten = carelessness > 0 and rng is not None and rng.random() < carelessness / 2
         if slot not in told(goal, completion) and not forgotten:
             completion.append({"role": "assistant", "content": f"{ASK}{slot}"})
             completion += environment([[opening]], [completion], [goal.to_json()])
@@ -113,7 +113,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def _booked(goal: Goal, slot: str, value: str, carelessness: float, rng: random.Random | None) -> str:
     before = goal.told.get(slot)
     slip = carelessness / 10 if before == value else carelessness
-    if not slip or rng.random() >= slip:
+    if not slip:
+        return value
+    assert rng is not None, "slips are drawn from rng"
+    if rng.random() >= slip:
         return value
     return before if before not in (None, value) else other_value(slot, value, rng)
 

@@ -74,7 +74,7 @@ def build_tokenizer(
 
 def _check_turns_end(tokenizer: PreTrainedTokenizerFast, content: str) -> None:
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    text: Any = tokenizer.apply_chat_template(messages, tokenize=False)
     if not text.endswith(tokenizer.eos_token):
         raise ValueError(
             f"The chat template has to end an assistant turn with the end token {tokenizer.eos_token!r}, or a policy "
@@ -183,7 +183,8 @@ def imitation_batch(
 
 
 def _encode(demonstration: Demonstration, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    row, labels = [], []
+    row: list[int] = []
+    labels: list[int] = []
     for text, is_action in demonstration:
         encoding = tokenizer(text, return_offsets_mapping=True)
         ids, places = encoding["input_ids"], encoding["offset_mapping"]

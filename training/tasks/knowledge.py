@@ -95,8 +95,10 @@ class Problem:
         fresh = names[-_FRESH_FACTS:]
         for _ in range(self.num_hops):
             reached = leads_to[place]
-            if carelessness and rng.random() < (carelessness / 10 if place in fresh else carelessness):
-                reached = rng.choice([name for name in names if name not in (place, reached)] or [reached])
+            if carelessness:
+                assert rng is not None, "slips are drawn from rng"
+                if rng.random() < (carelessness / 10 if place in fresh else carelessness):
+                    reached = rng.choice([name for name in names if name not in (place, reached)] or [reached])
             steps.append(f"{place}>{reached}")
             place = reached
         return ";".join([*steps, f"{ANSWER}{place}"])

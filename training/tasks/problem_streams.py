@@ -3,9 +3,16 @@
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-P, D = TypeVar("P"), TypeVar("D")  # a task's problem and its domain
+
+class HasPrompt(Protocol):
+    @property
+    def prompt(self) -> str: ...
+
+
+P = TypeVar("P", bound=HasPrompt)  # a task's problem
+D = TypeVar("D")  # and its domain
 
 _HELD_OUT_SHARE = 5  # one prompt in five
 

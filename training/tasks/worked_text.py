@@ -12,9 +12,14 @@ ANSWER = "answer "
 
 
 class WorkedProblem(Protocol):
-    prompt: str
-    solution: str
-    answer: Any
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def solution(self) -> str: ...
+
+    @property
+    def answer(self) -> Any: ...
 
     @classmethod
     def from_prompt(cls, prompt: str) -> "WorkedProblem": ...

@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -38,7 +39,7 @@ ARGUMENTS = (CriticArguments, RewardDataArguments, TrainingArguments)
 class CriticTrainer:
     """Everything between the settings and the trained critic, in the order it happens."""
 
-    def __init__(self, critic_args, data_args, args, settings, device):
+    def __init__(self, critic_args, data_args, args, *, settings, device):
         self.args, self.settings, self.device = args, settings, device
         self.loss_config = CriticLossConfig.from_dict(args.critic_loss)
         self.pushing = pushing_of(args, what=("critic",))
@@ -79,10 +80,10 @@ class CriticTrainer:
         self.total_steps = args.max_steps if args.max_steps > 0 else steps
         self.learner = Learner(critic, args, self.total_steps, device)
         self.targets = Targets(returns=args.returns, gamma=args.gamma, lam=args.lam, target=args.target)
-        self.progress = {"step": 0, "underestimation": 0.0, "report": None, "best": None}
+        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "report": None, "best": None}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.progress = load_checkpoint(found[-1], {"critic": self.learner})
-        self.log = RunLog(self.total_steps, self.progress["step"])
+        self.log = RunLog(self.total_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         self.log.say(
             f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
             f"quantiles, {trained:,} of {parameters:,} parameters train\n"
@@ -96,7 +97,7 @@ class CriticTrainer:
         self.critic.train()
         if not self.progress["step"]:
             self.evaluate()
-        started, tokens = time.perf_counter(), 0
+        started, tokens = time.perf_counter(), 0.0
         while (step := self.progress["step"]) < self.total_steps:
             epoch, start = divmod(step, len(self.sampler))
             for micro_batches in self.sampler.steps(epoch, start):
@@ -105,11 +106,11 @@ class CriticTrainer:
                 if not self.log.opened:
                     self.begin_to_write()
                 tokens += metrics["action_tokens"]
-                self.log.step(step, {name: metrics[name] for name in ("loss", "quantile", "cvar", "grad_norm")})
+                self.log.step(step, metrics, shown=("loss", "quantile", "cvar", "grad_norm"))
                 last = step == self.total_steps
                 if last or step % args.logging_steps == 0:
                     speed = tokens / (time.perf_counter() - started)
-                    self.log.write(step, {**metrics, "action_tokens_per_second": speed})
+                    self.log.write_means(step, {"action_tokens_per_second": speed})
                 if last or (args.eval_steps and step % args.eval_steps == 0):
                     self.evaluate()
                     self.keep_best()
@@ -137,7 +138,7 @@ class CriticTrainer:
     def optimizer_step(self, step: int, micro_batches) -> dict[str, float]:
         """Forward, backward and update on one step's rows; its metrics, summed over micro-batches and ranks."""
         batches = [self.batch(micro) for micro in micro_batches]
-        num_items = sum_over_ranks(sum(batch["completion_mask"].sum() for batch in batches)).item()
+        num_items = sum_over_ranks(torch.stack([batch["completion_mask"].sum() for batch in batches]).sum()).item()
 
         def loss_of(batch):
             return critic_loss(
@@ -164,6 +165,7 @@ class CriticTrainer:
     def evaluate(self) -> None:
         if not self.eval_set:
             return
+        self.log.say(f"evaluating on {len(self.eval_set):,} held-out rows")
         with self.learner.compute_dtype():
             report = evaluate(
                 self.critic,

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,17 @@ class DVPOTrainer:
     """Everything between the settings and the trained pair of policy and critic, in the order it happens."""
 
     def __init__(
-        self, policy_args, prompt_args, rollout_args, reward_args, algorithm_args, critic_args, args, settings, device
+        self,
+        policy_args,
+        prompt_args,
+        rollout_args,
+        reward_args,
+        algorithm_args,
+        critic_args,
+        args,
+        *,
+        settings,
+        device,
     ):
         self.rollout_args, self.algorithm_args, self.args = rollout_args, algorithm_args, args
         self.settings, self.device = settings, device
@@ -126,10 +137,10 @@ class DVPOTrainer:
             max_completion_length=rollout_args.max_completion_length,
             seed=args.seed,
         )
-        self.progress = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}}
+        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.load_checkpoint(found[-1])
-        self.log = RunLog(args.max_steps, self.progress["step"])
+        self.log = RunLog(args.max_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         if unused := unused_settings(algorithm_args, critic_args):
             self.log.say(f"{algorithm_args.algorithm} has no critic, and no use for {', '.join(unused)}.")
         self.log.say(
@@ -179,10 +190,10 @@ class DVPOTrainer:
                 self.log.open(args.output_dir, args.report_to, self.settings)
                 if evaluated:
                     self.log_evaluation(0, *evaluated)
-            self.log.step(step, {name: metrics[name] for name in ("reward", "completion_length")})
+            self.log.step(step, metrics, shown=("reward", "completion_length"))
             last = step == args.max_steps
             if last or step % args.logging_steps == 0:
-                self.log.write(step, metrics)
+                self.log.write_means(step)
                 self.log.write_table("completions", step, sample_table(self.samples, "training"))
             if last or (args.eval_steps and step % args.eval_steps == 0):
                 self.log_evaluation(step, *self.evaluate())
@@ -205,7 +216,7 @@ class DVPOTrainer:
             self.critic.start(
                 outcome_returns(samples, self.algorithm_args.gamma), self.settings, self.updates.loss_config
             )
-            self.use_critic()
+            self.use_critic(self.critic)
         report = None
         if self.critic and (step % self.args.logging_steps == 0 or step == self.args.max_steps):
             rewards = torch.tensor([sample.reward for sample in samples])
@@ -267,6 +278,8 @@ class DVPOTrainer:
 
     def evaluate(self) -> tuple[dict[str, float], list[dict]]:
         """Clean rewards on each held-out set, and a few samples of each; randomness of training is untouched."""
+        for name, prompts in self.eval_prompts.items():
+            self.log.say(f"evaluating on {len(prompts):,} prompts of {name}")
         temperature = self.args.eval_temperature
         rollout_args = replace(self.rollout_args, temperature=temperature or self.rollout_args.temperature)
         answer = partial(self.roll_out, seed=0, args=rollout_args, greedy=temperature == 0)
@@ -286,8 +299,8 @@ class DVPOTrainer:
             rewards = {n: v for n, v in metrics.items() if not n.endswith(("completion_length", "truncated"))}
             self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in rewards.items()))
 
-    def use_critic(self) -> None:
-        self.updates.critic, self.updates.critic_learner = self.critic.model, self.critic.learner
+    def use_critic(self, critic: OnlineCritic) -> None:
+        self.updates.critic, self.updates.critic_learner = critic.model, critic.learner
 
     def learners(self) -> dict[str, Learner]:
         learners = {"policy": self.updates.policy, "critic": self.updates.critic_learner}
@@ -301,7 +314,7 @@ class DVPOTrainer:
     def load_checkpoint(self, checkpoint: Path) -> None:
         if self.critic:
             self.critic.place()
-            self.use_critic()
+            self.use_critic(self.critic)
         self.progress = load_checkpoint(checkpoint, self.learners())
         self.updates.underestimation = self.progress["underestimation"]
         if self.critic:

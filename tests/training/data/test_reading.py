@@ -22,17 +22,18 @@ def test_every_file_gives_the_same_rows(tmp_path):
     (tmp_path / "folder").mkdir()
     table.to_parquet(tmp_path / "folder" / "train.parquet")
     for name in ("a.jsonl", "a.json", "a.parquet", "a.csv", "saved", "splits", "folder"):
-        assert read_rows(str(tmp_path / name), "train").to_list() == ROWS, name
-    assert read_rows(str(tmp_path / "splits"), "test").to_list() == ROWS[:1]
-    assert read_rows(str(tmp_path / "a.jsonl"), "train[1:]").to_list() == ROWS[1:]
+        assert [*read_rows(str(tmp_path / name), "train", number_columns=["reward"])] == ROWS, name
+    assert [*read_rows(str(tmp_path / "splits"), "test")] == ROWS[:1]
+    assert [*read_rows(str(tmp_path / "a.jsonl"), "train[1:]")] == ROWS[1:]
 
 
 def test_a_csv_file_keeps_its_text(tmp_path):
-    (tmp_path / "a.csv").write_text("prompt,completion,reward\n1,007,1\nNA,null,\n")
-    rows = read_rows(str(tmp_path / "a.csv"), "train", text_columns=("prompt", "completion", "chosen"))
-    assert rows.to_list() == [
+    (tmp_path / "a.csv").write_text("prompt,completion,reward\n1,007,1\nNA,null,\n,,2\n")
+    columns = {"text_columns": ("prompt", "completion", "chosen"), "number_columns": ("reward",)}
+    assert [*read_rows(str(tmp_path / "a.csv"), "train", **columns)] == [
         {"prompt": "1", "completion": "007", "reward": 1.0},
         {"prompt": "NA", "completion": "null", "reward": None},
+        {"prompt": "", "completion": "", "reward": 2.0},
     ]
 
 

@@ -54,6 +54,36 @@ class TestRefusals:
         with pytest.raises(RewardDataError, match=message):
             load(text(0.0), text(completion=""), text(None), text(), text(completion=""), text())
 
+    @pytest.mark.parametrize(
+        ("rewards", "found"),
+        [
+            ({"reward": 1e39}, r"1e\+39"),
+            ({"reward": -2e18}, r"-2e\+18"),
+            ({"reward": [9e17, 9e17], "step_ends": [6, 17]}, r"1.8e\+18"),
+            ({"token_rewards": [3e38] * 5, "reward": None}, r"1.5e\+39"),
+        ],
+    )
+    def test_a_reward_that_float32_cannot_hold(self, load, rewards, found):
+        """It was finite when it was checked, became inf as float32, and ended in a traceback that named no row."""
+        with pytest.raises(RewardDataError, match=rf"1 of 2 rows .* beyond 1e18 \(row 1; the first: {found}\)"):
+            load(text(0.0), text(**rewards))
+
+    def test_a_row_that_the_template_refuses(self, load, tiny_tokenizer):
+        """It ended in a traceback through the template, which named no row."""
+        chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "5"}]
+        tiny_tokenizer.chat_template = (
+            "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+            "<s>{{ m.role }}: {{ m.content.strip() }}<end>{% endfor %}"
+            "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+        )
+        refused = [chat[0], {"role": "tool", "content": "5"}, chat[1]]
+        rows = [{"messages": chat, "reward": 0.0}, {"messages": refused, "reward": 1.0}]
+        message = r"1 of 2 rows .* are refused by the chat template \(row 1; the first: TemplateError: no tools here\)"
+        with pytest.raises(RewardDataError, match=message):
+            load(*rows)
+        with pytest.raises(RewardDataError, match=r"refused by the chat template \(row 1; the first: UndefinedError"):
+            load(rows[0], {"messages": [{"role": "user", "content": {"a": 1}}, chat[1]], "reward": 1.0})
+
     def test_long_rows_are_counted_and_can_be_dropped(self, load, caplog):
         rows = [text(0.0), text(completion=" hello" * 50), text(1.0), text(completion=" hello" * 60)]
         message = r"2 of 4 rows .* longer than the context of 30 tokens \(rows 1, 3; .*set drop_long_rows=true .* or"

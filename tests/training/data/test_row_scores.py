@@ -24,9 +24,13 @@ def sentinel(prompts, **_):
     return [-100.0] * len(prompts)
 
 
+def huge(prompts, **_):
+    return [1e39] * len(prompts)
+
+
 @pytest.fixture(autouse=True)
 def functions(monkeypatch):
-    functions = {"length": length, "right": right, "nothing": nothing, "sentinel": sentinel}
+    functions = {"length": length, "right": right, "nothing": nothing, "sentinel": sentinel, "huge": huge}
     monkeypatch.setattr("modeling_dvpo.training.data.row_scores.load_reward_function", functions.get)
 
 
@@ -58,10 +62,14 @@ def test_dropped_rows_and_pairs_stay_aligned(load, tiny_tokenizer):
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [("nothing", r"were scored by no reward function \(rows 0, 1; "), ("sentinel", "have a return of exactly -100")],
+    [
+        ("nothing", r"2 of 2 rows .* were scored by no reward function \(rows 0, 1; "),
+        ("sentinel", "2 of 2 rows .* have a return of exactly -100"),
+        ("huge", r"rewards of row 0 is 1e\+39"),
+    ],
 )
 def test_scores_that_are_no_reward(load, function, message):
-    with pytest.raises(RewardDataError, match=f"2 of 2 rows .* {message}"):
+    with pytest.raises(RewardDataError, match=message):
         load(*[{"prompt": "a", "completion": "b"}] * 2, reward_funcs=[function])
 
 

@@ -162,7 +162,14 @@ class TestOnlineCritic:
 SETTINGS = {
     **{"critic": None, "critic_revision": None, "model_name_or_path": "a/b", "revision": "r1", "algorithm": "dvpo"},
     **{"gamma": 0.9, "critic_lam": 1.0, "critic_target": "index", "bootstrap_truncated": False, "kl": "loss"},
-    **{"kl_coef": 0.1, "reward_funcs": ["m:f"], "reward_noise": ["flip=0.2"], "dataset": "d", "dataset_config": None},
+    **{
+        "kl_coef": 0.1,
+        "reward_funcs": ["m.f"],
+        "reward_weights": [],
+        "reward_noise": ["flip=0.2"],
+        "dataset": "d",
+        "dataset_config": None,
+    },
     **{"dataset_split": "train", "critic_trainable": "all", "critic_learning_rate": 1e-5, "seed": 0},
     **{"heads_learning_rate": 1e-4},
 }
@@ -176,6 +183,9 @@ def no_hub(monkeypatch):
 
 @pytest.mark.usefixtures("no_hub")
 class TestRecord:
+    """One function had two names (m.f, m:f), a set that it had scored before a third, its column's: going on with the
+    same rewards always warned of "other returns". Weights had none, so other weights were the same returns."""
+
     @pytest.mark.parametrize(
         ("changes", "expected"),
         [
@@ -209,6 +219,9 @@ class TestRecord:
         assert "gamma was 1.0 and is 0.9" in self.warnings_of({**same, "gamma": 1.0})
         text = self.warnings_of({**same, "reward_source": "column 'reward'"})
         assert "reward_source was \"column 'reward'\" and is ['m:f']" in text and "return_range" not in text
+        assert "say so when the critic is trained: reward_source." in text
+        text = self.warnings_of({**same, "reward_weights": [2.0]})
+        assert "reward_weights was [2.0] and is [1.0]" in text and "say so" not in text
         text = self.warnings_of({**same, "return_range": [0.0, 0.5]})
         assert "trained on returns from 0 to 0.5, and the first completions have 0 to 1: return_range differs" in text
 

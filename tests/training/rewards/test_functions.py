@@ -9,8 +9,6 @@ import warnings
 
 import pytest
 import torch
-from tiny_models import tiny_config
-from transformers import AutoModelForSequenceClassification
 
 from modeling_dvpo.training.errors import RewardDataError, RewardFunctionError
 from modeling_dvpo.training.rewards.functions import (
@@ -19,7 +17,6 @@ from modeling_dvpo.training.rewards.functions import (
     load_reward_function,
     reward_names,
 )
-from modeling_dvpo.training.rewards.reward_model import RewardModel
 
 
 def right_answer(prompts, completions, answer, **_):
@@ -196,7 +193,7 @@ class TestCombineRewards:
             combine_rewards([[1.0], [2.0]], [1.0], [0])
 
     def test_a_sum_that_overflows_is_refused(self):
-        with pytest.raises(RewardDataError, match="sum of rewards of row 12 is inf: bound the rewards"):
+        with pytest.raises(RewardDataError, match="sum of rewards of row 12 is inf, and 1e.18 is the most"):
             combine_rewards([[1.0, 1e308], [1.0, 1e308]], [], [11, 12])
 
 
@@ -224,39 +221,3 @@ def test_a_function_is_found_by_name(name):
 def test_names_of_no_function(name, message):
     with pytest.raises(RewardDataError, match=message):
         load_reward_function(name)
-
-
-class TestRewardModel:
-    def save(self, tokenizer, path, labels=1):
-        torch.manual_seed(0)
-        config = tiny_config("qwen3", vocab_size=330, num_labels=labels, initializer_range=0.5)
-        AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
-        tokenizer.save_pretrained(path)
-        return str(path)
-
-    def scores(self, model, prompts=("1 + 1?", "2 + 2?"), completions=(" 2", " 5 or so")):
-        return model(prompts=list(prompts), completions=list(completions), completion_ids=None, answer=None)
-
-    def expected(self, model, text):
-        ids = model.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        with torch.no_grad():
-            return pytest.approx(model.model(ids.to(model.device)).logits.item(), abs=1e-5)
-
-    @pytest.mark.parametrize("pad_token", ["<pad>", None])
-    def test_scores_text_row_by_row(self, tiny_tokenizer, tmp_path, pad_token):
-        """Padding rows of unlike length into one batch, with the end token for want of another, changes no score."""
-        tiny_tokenizer.pad_token = pad_token
-        scores = self.scores(model := load_reward_function(self.save(tiny_tokenizer, tmp_path)))
-        assert scores == [self.expected(model, "1 + 1? 2"), self.expected(model, "2 + 2? 5 or so")]
-        assert scores[0] != pytest.approx(scores[1], abs=1e-3)
-
-    def test_scores_chats_through_its_own_template(self, tiny_tokenizer, tmp_path):
-        model = RewardModel(self.save(tiny_tokenizer, tmp_path / "judge"), batch_size=1)
-        assert reward_names([model]) == ["judge"]
-        prompt, completion = [{"role": "user", "content": "hi"}], [{"role": "assistant", "content": "yo"}]
-        expected = self.expected(model, "<s>user: hi<end>\n<s>assistant: yo<end>\n")
-        assert self.scores(model, [prompt, prompt], [completion, "yo"]) == [expected, expected]
-
-    def test_one_label_is_needed(self, tiny_tokenizer, tmp_path):
-        with pytest.raises(RewardDataError, match="has 2 labels, and a reward model needs 1"):
-            RewardModel(self.save(tiny_tokenizer, tmp_path, labels=2))

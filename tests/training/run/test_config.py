@@ -5,9 +5,11 @@ import pytest
 
 from modeling_dvpo.training.algorithms.critic_arguments import CriticArguments, TrainingArguments
 from modeling_dvpo.training.data.arguments import RewardDataArguments
-from modeling_dvpo.training.errors import ConfigError
-from modeling_dvpo.training.run.config import parse_config
+from modeling_dvpo.training.errors import ConfigError, RewardDataError
+from modeling_dvpo.training.run.config import REPLACES, parse_config
+from modeling_dvpo.training.trainers.dvpo_trainer import ARGUMENTS as OF_POLICIES
 
+OF_CRITICS = (CriticArguments, RewardDataArguments, TrainingArguments)
 REQUIRED = ["--model_name_or_path", "m", "--dataset", "d", "--output_dir", "o"]
 
 
@@ -46,7 +48,7 @@ def yaml_file(tmp_path):
 
 
 def training_arguments(*arguments):
-    return parse_config((CriticArguments, RewardDataArguments, TrainingArguments), [*arguments, *REQUIRED])[2]
+    return parse_config(OF_CRITICS, [*arguments, *REQUIRED])[2]
 
 
 class TestPrecedence:
@@ -59,6 +61,49 @@ class TestPrecedence:
         first, second = yaml_file("name: a\nsteps: 3\n", "1.yaml"), yaml_file("steps: 4\n", "2.yaml")
         model, options = parse(first, second)
         assert (model.name, options.steps) == ("a", 4)
+
+    @pytest.mark.parametrize(
+        ("text", "flags", "kept", "gone"),
+        [
+            ("eval_fraction: 0.05", ["--eval_dataset", "e"], {"eval_dataset": "e"}, {"eval_fraction": 0.0}),
+            ("eval_fraction: 0.05", ["--eval_split=test"], {"eval_split": "test"}, {"eval_fraction": 0.0}),
+            (
+                "eval_dataset: e\neval_split: test",
+                ["--eval_fraction", "0.1"],
+                {"eval_fraction": 0.1},
+                {"eval_dataset": None, "eval_split": None},
+            ),
+            (
+                "reward_funcs: [a:b, c:d]\nreward_weights: [1, 2]",
+                ["--reward_funcs", "e:f"],
+                {"reward_funcs": ["e:f"]},
+                {"reward_weights": []},
+            ),
+            ("max_steps: 60", ["--num_train_epochs=2"], {"num_train_epochs": 2.0}, {"max_steps": -1}),
+            ("revision: v1", [], {"model_name_or_path": "m"}, {"revision": None}),
+        ],
+    )
+    def test_what_is_given_later_replaces_what_it_contradicts(self, yaml_file, text, flags, kept, gone):
+        """`lora.yaml --eval_dataset e` was refused for the recipe's own eval_fraction; a recipe's max_steps silently
+        beat --num_train_epochs, and its revision was looked for in another model."""
+        parts = parse_config(OF_CRITICS, [yaml_file(text), *flags, *REQUIRED])
+        for name, value in (kept | gone).items():
+            assert [getattr(part, name) for part in parts if hasattr(part, name)] == [value], name
+
+    def test_a_later_file_replaces_too(self, yaml_file):
+        first, second = yaml_file("eval_fraction: 0.05\n", "1.yaml"), yaml_file("eval_split: test\n", "2.yaml")
+        _, data, _ = parse_config(OF_CRITICS, [first, second, *REQUIRED])
+        assert (data.eval_fraction, data.eval_split) == (0.0, "test")
+
+    def test_what_is_given_at_once_and_contradicts_is_refused(self, yaml_file):
+        with pytest.raises(RewardDataError, match="eval_fraction or a held-out set .* not both"):
+            training_arguments(yaml_file("eval_fraction: 0.05\neval_split: test\n"))
+        with pytest.raises(RewardDataError, match="eval_fraction or a held-out set .* not both"):
+            training_arguments("--eval_fraction=0.05", "--eval_split=test")
+
+    def test_every_setting_that_is_replaced_exists(self):
+        there = {field.name for one in (*OF_CRITICS, *OF_POLICIES) for field in dataclasses.fields(one)}
+        assert {*REPLACES, *(old for names in REPLACES.values() for old in names)} <= there
 
     def test_equals_sign_and_dashes(self):
         assert parse("--name=a=b", "--steps=2")[0].name == "a=b"
@@ -186,6 +231,6 @@ class TestTrainCriticSettings:
         with pytest.raises(SystemExit, match="0"):
             training_arguments("--help")
         shown = capsys.readouterr().out
-        for dataclass_type in (CriticArguments, RewardDataArguments, TrainingArguments):
+        for dataclass_type in OF_CRITICS:
             for setting in dataclasses.fields(dataclass_type):
                 assert shown.count(f"--{setting.name} ") == 1, setting.name

@@ -1,4 +1,6 @@
+import io
 import json
+import re
 
 import pytest
 
@@ -27,7 +29,7 @@ def test_one_line_a_write(tmp_path):
 
 def test_nothing_is_written_before_open(tmp_path):
     log = RunLog(10, 0)
-    log.step(1, {"loss": 0.5})
+    log.step(1, {"loss": 0.5}, shown=("loss",))
     log.close()
     assert not list(tmp_path.iterdir())
 
@@ -42,6 +44,49 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
     log = open_log(tmp_path, start_step=2)
     log.write(3, {"loss": 30.0})
     assert lines(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
+
+
+def test_a_line_has_means_since_the_last_one(tmp_path):
+    """A line had its last step's loss alone, which says little where steps differ."""
+    since = {}
+    log = RunLog(10, 0, since)
+    log.open(tmp_path, [], {})
+    log.step(1, {"loss": 1.0, "critic/learning_rate": 0.1, "epoch": 0.5, "kl": float("nan")})
+    log.step(2, {"loss": 2.0, "critic/learning_rate": 0.2, "epoch": 1.0, "kl": float("nan")})
+    assert since["loss"] == [3.0, 2]  # what a checkpoint keeps
+    log = RunLog(10, 2, json.loads(json.dumps(since)))
+    log.open(tmp_path, [], {})
+    log.step(3, {"loss": 6.0, "critic/learning_rate": 0.4, "epoch": 1.5, "kl": float("nan"), "critic/crps": 0.5})
+    log.write_means(3, {"speed": 7.0})
+    log.step(4, {"loss": 5.0, "kl": 0.25})
+    log.step(5, {"loss": float("inf"), "kl": float("nan")})
+    log.write_means(5)
+    first = {"loss": 3.0, "critic/learning_rate": 0.4, "epoch": 1.5, "kl": None, "critic/crps": 0.5, "speed": 7.0}
+    assert lines(tmp_path) == [{"step": 3, **first}, {"step": 5, "loss": 5.0, "kl": 0.25}]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_bars_are_for_terminals_and_files_get_lines(stream, tmp_path, monkeypatch, capsys):
+    """A redirected log was one line of thousands of carriage returns."""
+    errors = stream()
+    monkeypatch.setattr("sys.stderr", errors)
+    log = open_log(tmp_path)
+    for step in (1, 2):
+        log.step(step, {"loss": 0.5 * step, "reward": 3.0}, shown=("loss",))
+    log.write_means(2)
+    log.say("saved")
+    log.close()
+    said = capsys.readouterr().out
+    if stream is Terminal:
+        assert "train:  20%" in errors.getvalue() and "loss=1" in errors.getvalue() and said == "saved\n"
+    else:
+        assert not errors.getvalue()
+        assert re.fullmatch(r"step 2 of 10: loss 0\.75; [\d.e-]+ s a step\nsaved\n", said)
 
 
 def test_tables(tmp_path):

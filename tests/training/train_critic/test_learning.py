@@ -7,7 +7,7 @@ from scripts import metrics_of
 from transformers import AutoModelForCausalLM
 
 from modeling_dvpo import AutoModelForDistributionalValue
-from modeling_dvpo.training.errors import ConfigError
+from modeling_dvpo.training.errors import ConfigError, RewardDataError
 from modeling_dvpo.training.trainers import critic_trainer
 
 
@@ -55,6 +55,8 @@ def test_reward_functions(inputs, tmp_path, monkeypatch):
     metrics = run(tmp_path / "run", inputs, LEARNING, reward_funcs="my_rewards:first")
     assert metrics[30]["eval_explained_variance"] > 0.5
     assert config_of(tmp_path / "run" / "last")["critic_training"]["reward_source"] == ["my_rewards:first"]
+    with pytest.raises(RewardDataError, match="reward_source says what scored it before: give one of them"):
+        run(tmp_path / "both", inputs, LEARNING, reward_funcs="my_rewards:first", reward_source="my_rewards:first")
 
 
 def test_lora_saves_an_adapter_that_goes_on(inputs, tmp_path):

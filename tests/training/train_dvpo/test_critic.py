@@ -3,6 +3,7 @@
 import pytest
 import torch
 from dvpo_runs import CRITIC, SHORT, run, saved_critic, weights
+from made_up_rewards import vowels
 from scripts import flags, write_rows
 from transformers import AutoModelForCausalLM
 
@@ -75,3 +76,24 @@ def test_an_offline_one_goes_on(inputs, tmp_path):
         metrics = run(tmp_path / "run", inputs, SHORT, given, critic_trainable="lora")
     assert metrics[2]["critic/loss"] > 0
     assert saved_critic(tmp_path / "run").config.critic_training["parent"] == str(tmp_path / "offline" / "last")
+
+
+@pytest.mark.parametrize("scored", ["before", "now"])
+def test_one_that_learnt_from_the_same_function_goes_on_in_silence(scored, inputs, tmp_path, recwarn):
+    """Every critic of a set that was scored before was said to have learnt from other returns."""
+    answers = ["aeiou", "xyz", "an", "io x"]
+    rows = [{"prompt": f"What is {i}?", "completion": text, "number": 0} for i, text in enumerate(answers)]
+    source = {"reward_funcs": "made_up_rewards.vowels"}
+    if scored == "before":
+        rewards = vowels(answers, answers, answers, [0, 0, 0, 0])
+        rows = [{**row, "reward": reward} for row, reward in zip(rows, rewards, strict=True)]
+        source = {"reward_source": "made_up_rewards.vowels"}
+    offline_inputs = {
+        "model_name_or_path": inputs["model_name_or_path"],
+        "dataset": write_rows(tmp_path / "rewards.jsonl", rows),
+        "max_steps": 1, "rows_per_step": 4, "num_quantiles": 8,
+    }  # fmt: skip
+    offline.main(flags(offline_inputs, source, output_dir=tmp_path / "offline"))
+    given = {"critic": tmp_path / "offline" / "last", "max_steps": 1, "reward_funcs": "made_up_rewards:vowels"}
+    run(tmp_path / "run", inputs, SHORT, given)
+    assert not [w for w in recwarn if "was trained on other returns" in str(w.message)]
