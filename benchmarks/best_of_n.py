@@ -264,7 +264,9 @@ def main() -> None:
         print(tables(results[-1], options.n), f"\n\n{results[-1]['seconds']:.0f} s\n", flush=True)
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps({"settings": settings, "domains": results}, indent=1) + "\n")
+        options.output.write_text(
+            json.dumps({"settings": settings, "domains": results}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -66,11 +66,11 @@ def main() -> None:
         for method in options.methods:
             for seed in options.seeds:
                 run = Run(method, f"flip={flip}", seed, "arithmetic")
-                lines = (workplace.data(run) / "single_digits.jsonl").open()
+                lines = (workplace.data(run) / "single_digits.jsonl").open(encoding="utf-8")
                 prompts = [json.loads(line)["prompt"] for line in lines]
                 measured = against_truth(workplace.output(run), prompts, float(flip), options)
                 found.append({"method": method, "flip": flip, "seed": seed, **measured})
-    options.results.write_text("".join(json.dumps(row) + "\n" for row in found))
+    options.results.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     print(table(found))
 
 

@@ -24,7 +24,7 @@ def is_prepared(directory: Path, preparation: dict) -> bool:
     stamp = directory / STAMP
     if not stamp.is_file():
         return False
-    found = json.loads(stamp.read_text())
+    found = json.loads(stamp.read_text(encoding="utf-8"))
     if found != preparation:
         raise ValueError(
             f"{directory} was prepared with {found}, now asked for are {preparation}; choose another --work_dir or "
@@ -48,11 +48,11 @@ def prepare(task_name: str, seed: int, directory: Path, preparation: dict) -> No
         _write_rows(directory / f"{domain}.jsonl", held_out)
     demonstrations = task.module.demonstrations(seed=seed, domain=domains, carelessness=settings.pop("carelessness"))
     imitation.train_policy(demonstrations, task.module.tokenizer(), directory / "policy", seed=seed, **settings)
-    (directory / STAMP).write_text(json.dumps(preparation))
+    (directory / STAMP).write_text(json.dumps(preparation), encoding="utf-8")
 
 
 def _write_rows(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

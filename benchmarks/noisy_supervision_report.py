@@ -234,11 +234,11 @@ def write_between_markers(path: Path, text: str) -> None:
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# Noisy supervision\n\n{BEGIN}\n{END}\n")
-    before, begin, rest = (whole := path.read_text()).partition(BEGIN)
+        path.write_text(f"# Noisy supervision\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    before, begin, rest = (whole := path.read_text(encoding="utf-8")).partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end) or whole.count(BEGIN) > 1 or whole.count(END) > 1:
         raise ValueError(
             f"{path} must hold the lines {BEGIN!r} and {END!r} once each, in this order; put them where the tables go."
         )
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")

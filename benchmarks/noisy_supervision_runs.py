@@ -54,7 +54,7 @@ def in_parallel(
 
 def start_process(command: list, log: Path) -> subprocess.Popen:
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         return subprocess.Popen(
             [str(part) for part in command],
             stdout=file,
@@ -129,7 +129,7 @@ def as_arguments(flags: dict[str, Any]) -> list[str]:
 
 
 def last_lines(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:])
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LOG_LINES:])
 
 
 # --- the results file -------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def read_results(path: Path) -> dict[Run, dict[str, Any]]:
         ValueError: a line that is not a record; says which.
     """
     records = {}
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
@@ -155,7 +155,7 @@ def read_results(path: Path) -> dict[Run, dict[str, Any]]:
 
 def append_result(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -217,7 +217,7 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     path = output_dir / "metrics.jsonl"
     if not path.is_file():
         raise ValueError("the trainer left no metrics.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def summary(lines: list[dict[str, Any]], run: Run, settings: dict[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ if __name__ == "__main__":
         policy.save_pretrained(folder / "policy")
         problems = arithmetic.distinct_problems(200, seed=0, domain="single_digits")
         lines = [json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems]
-        (folder / "prompts.jsonl").write_text("".join(lines))
+        (folder / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
         runs = {algorithm: start(algorithm, folder, options) for algorithm in ALGORITHMS}
         times = {algorithm: [] for algorithm in ALGORITHMS}
         for step in range(1, options.steps + 2):

@@ -71,7 +71,7 @@ def on_config(config):
 def on_files(files, config):
     from mkdocs.structure.files import File
 
-    front_page = (ROOT / "README.md").read_text().replace("](docs/", "](")
+    front_page = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
     for path, text in {"index.md": front_page, **pages()}.items():
         files.append(File.generated(config, path, content=text))
     return files

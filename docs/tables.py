@@ -68,7 +68,10 @@ def loss_settings() -> str:
 
 def modules() -> str:
     """The `evaluate` modules, as their cards describe them."""
-    cards = {name: Path(metric_path(name), "README.md").read_text().split("---")[1] for name in metric_names()}
+    cards = {
+        name: Path(metric_path(name), "README.md").read_text(encoding="utf-8").split("---")[1]
+        for name in metric_names()
+    }
     return table(("module", ""), [(f"`{name}`", yaml.safe_load(card)["description"]) for name, card in cards.items()])
 
 
@@ -94,4 +97,4 @@ def filled(page: str) -> str:
 
 if __name__ == "__main__":
     for path in DOCS.rglob("*.md"):
-        path.write_text(filled(path.read_text()))
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -65,6 +65,7 @@ class EvaluatedSet:
     domain: str | None
     dataset: Origin | None
     rows: int | None
+    prompts: int | None
     states: int | None
     truth: str | None
     continuations: int | None
@@ -159,6 +160,7 @@ def _read_set(one: dict, near: Path) -> EvaluatedSet:
         domain=one.get("domain"),
         dataset=origin_of(one.get("dataset"), near),
         rows=one.get("rows"),
+        prompts=one.get("prompts"),
         states=one.get("states"),
         truth=one.get("truth"),
         continuations=one.get("continuations"),

@@ -134,7 +134,7 @@ def critic_facts(
     record = {key: training[key] for key in training if key not in ("returns", "target", "lam", "gamma")}
     rewards, column = _rewards(training.get("reward_source"), directory)
     return CriticFacts(
-        **_shared(directory, config, parent, training, run, **stated),
+        **_shared(directory, config, parent, training, chat=(pair or {}).get("chat"), **stated),
         rewards=rewards,
         reward_column=column,
         reward_noise=list(training.get("reward_noise") or []),
@@ -182,7 +182,7 @@ def policy_facts(
     parent = origin_of(run.get("model_name_or_path"), directory, run.get("revision"))
     rewards, column = _rewards(run.get("reward_funcs"), directory)
     return PolicyFacts(
-        **_shared(directory, config, parent, run, run, **stated),
+        **_shared(directory, config, parent, run, chat=(pair or {}).get("chat"), **stated),
         rewards=rewards,
         reward_column=column,
         reward_noise=list(run.get("reward_noise") or []),
@@ -202,19 +202,20 @@ def _shared(
     config: dict,
     parent: Origin | None,
     made_by: dict,
-    run: dict,
     *,
     repo_id: str | None,
     license: str | None,
     base_model: str | None,
     datasets: Iterable[str] | None,
     example: tuple[str, str] | None,
+    chat: bool | None = None,
 ) -> dict:
     """The facts of `ModelFacts` that do not depend on the kind of model.
 
     Args:
         made_by: the record that names the data set.
-        run: the settings of the run, if they are known.
+        chat: whether the policy was given chats, if the run wrote it down: settings do not say, where the data are
+            messages.
     """
     adapter = _adapter(directory)
     given = hub_origin(base_model) if base_model else None
@@ -236,7 +237,7 @@ def _shared(
         "datasets": on_hub if datasets is None else [hub_origin(one) for one in datasets],
         "model_type": config.get("model_type"),
         "license": license,
-        "chat": bool(run["chat"]) if "chat" in run else _has_chat_template(directory),
+        "chat": _has_chat_template(directory) if chat is None else chat,
         "example": example or ("What is 2 + 3?", "2 + 3 = 5"),
         "software_version": __version__,
     }

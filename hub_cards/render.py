@@ -14,7 +14,7 @@ from .facts import critic_facts, policy_facts
 from .merge import SECTION, merge
 from .metadata import Benchmarks, critic_metadata, policy_metadata
 from .origins import Origin
-from .runs import held_out_rewards, updates
+from .runs import held_out_prompts, held_out_rewards, sampling, updates
 
 POLICY_COLUMNS = {
     "reward": "mean reward",
@@ -161,6 +161,8 @@ def _environment():
             for name in ("calibration", "figures", "loss_terms", "scores", "subsets", "training")
         },
         held_out_rewards=held_out_rewards,
+        held_out_prompts=held_out_prompts,
+        sampling=sampling,
         policy_updates=lambda facts: updates(facts.history, POLICY_COLUMNS, facts.step),
     )
     return environment

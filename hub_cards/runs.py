@@ -37,12 +37,17 @@ POLICY_RUN = (
     "reward_weights", "critic_lam", "critic_learning_rate", "heads_learning_rate", "seed",
 )  # fmt: skip
 
-# A setting that says nothing while another has this value.
-MEANINGLESS = {
-    **{name: ("trainable", ("all", "heads", None)) for name in LORA},
-    "lam": ("returns", ("monte_carlo",)),
-    "target": ("returns", ("monte_carlo",)),
-    "kl_coef": ("kl", ("none",)),
+WITHOUT_CRITIC = ("algorithm", ("grpo", "dr_grpo", "reinforce_plus_plus"))
+# A setting that says nothing while another has one of these values.
+MEANINGLESS: dict[str, list[tuple[str, tuple]]] = {
+    **{name: [("trainable", ("all", "heads", None))] for name in LORA},
+    "lam": [("returns", ("monte_carlo",)), WITHOUT_CRITIC],
+    "target": [("returns", ("monte_carlo",))],
+    "kl_coef": [("kl", ("none",))],
+    "learning_rate": [("trainable", ("heads",))],
+    **{name: [WITHOUT_CRITIC] for name in ("length_adaptive_lam", "risk_measure", "risk_level", "critic_lam")},
+    "critic_learning_rate": [WITHOUT_CRITIC, ("critic_trainable", ("heads", "none"))],
+    "heads_learning_rate": [WITHOUT_CRITIC, ("critic_trainable", ("none",))],
 }
 
 
@@ -112,8 +117,7 @@ def hyperparameters(settings: dict, names: tuple[str, ...]) -> list[tuple[str, o
     shown = []
     for name in names:
         value = settings.get(name)
-        other, values = MEANINGLESS.get(name, (None, ()))
-        silent = other in settings and settings[other] in values
+        silent = any(other in settings and settings[other] in values for other, values in MEANINGLESS.get(name, []))
         if value is None or value == [] or silent or (name == "max_steps" and value == -1):
             continue
         if name == "max_turns" and not settings.get("environment"):
@@ -142,7 +146,7 @@ def evaluations(history: History, this_step: int | None) -> Table | None:
 
 
 def updates(history: History, columns: dict[str, str], keep: int | None) -> Table | None:
-    """Metrics of single optimizer steps.
+    """What a run logged of its optimizer steps: means over the steps since the line before.
 
     Args:
         columns: key in metrics.jsonl -> heading; keys that the run never logged are left out.
@@ -169,12 +173,33 @@ def held_out_rewards(history: History, step: int | None) -> list[tuple[str, str,
     last: dict[str, float] = {}
     for line in history.lines:
         for key, value in line.items():
-            if key.startswith("eval/") and _number(value) is not None and (step is None or line["step"] <= step):
+            counts = key.endswith("/prompts")
+            if (
+                key.startswith("eval/")
+                and not counts
+                and _number(value) is not None
+                and (step is None or line["step"] <= step)
+            ):
                 if line["step"] == 0:
                     first[key] = value
                 last[key] = value
     split = [(*key.removeprefix("eval/").rpartition("/")[::2], first.get(key), value) for key, value in last.items()]
     return [(name, number, before, after) for name, number, before, after in split]
+
+
+def held_out_prompts(history: History) -> dict[str, int]:
+    """Set -> number of prompts that a policy's held-out rewards are of; empty for runs that did not write it down."""
+    counts = {key: value for line in history.lines for key, value in line.items() if key.startswith("eval/")}
+    return {
+        key[len("eval/") : -len("/prompts")]: int(value) for key, value in counts.items() if key.endswith("/prompts")
+    }
+
+
+def sampling(run: dict) -> dict:
+    """Arguments of `generate` that sample as the run did, what it did not write down: no restriction."""
+    given = {"do_sample": True, "temperature": run.get("temperature") or 1.0}
+    given |= {"top_k": run.get("top_k") or 0, "top_p": run.get("top_p") or 1.0}
+    return given | ({"min_p": run["min_p"]} if run.get("min_p") is not None else {})
 
 
 def _table(labels, rows, *, keep, best=None, best_by=None) -> Table | None:

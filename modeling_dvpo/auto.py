@@ -124,7 +124,7 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             )
         if any(stored[name] != value for name, value in settings.items()):
             raise ValueError(f"The adapter {path} was saved with the heads {stored}, but {settings} were asked for.")
-        base = json.loads(Path(adapter_config_file).read_text())["base_model_name_or_path"]
+        base = json.loads(Path(adapter_config_file).read_text(encoding="utf-8"))["base_model_name_or_path"]
         # the base repository has revisions of its own
         base_kwargs = {k: v for k, v in kwargs.items() if k not in ("revision", "subfolder", "config")}
         with _without_load_reports():

@@ -2,6 +2,11 @@
 
 import torch.distributed as dist
 
+# Seconds that a rank waits for the others before it gives the run up (our choice): ranks load models and score whole
+# sets at paces of their own, and step together.
+INIT_TIMEOUT = 3600.0
+TRAIN_TIMEOUT = 600.0
+
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0

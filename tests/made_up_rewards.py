@@ -1,5 +1,7 @@
 """Reward functions and an environment that tests name on command lines."""
 
+import torch
+
 
 def vowels(prompts, completions, completion_ids, number, **_):
     """Share of characters that are vowels, plus the row's number, so that prompts differ in what they are worth."""
@@ -34,6 +36,12 @@ def ask_twice(prompts, completions, **_):
 
 def length(completions, **_):
     return [float(len(completion) % 3) for completion in completions]
+
+
+def judge(completions, **_):
+    """Answers as it likes, and leaves PyTorch's generator somewhere else on each rank."""
+    torch.seed()
+    return torch.rand(len(completions)).tolist()
 
 
 def last_number(text):

@@ -27,7 +27,7 @@ TRAINING = {
     "rows_per_step": 32,
     "seed": 7,
     "step": 20,
-    "evaluation": {"explained_variance": 0.4321, "crps": 0.123, "bias": None},
+    "evaluation": {"explained_variance": 0.4321, "crps": 0.123, "bias": None, "rows": 1500, "prompts": 20},
     "versions": {"modeling_dvpo": "0.1.0", "torch": "2.13.0"},
 }
 ONLINE = {
@@ -105,8 +105,8 @@ def save_evaluation(directory, critic=None, **changes):
         "value_auc_50": 0.77, "wasserstein_1": None,
     }  # fmt: skip
     held_out = {
-        "name": "held-out", "domain": "in", "dataset": "someone/scored-answers", "rows": 500, "states": 12345,
-        "truth": "returns", "continuations": None,
+        "name": "held-out", "domain": "in", "dataset": "someone/scored-answers", "rows": 500, "prompts": 100,
+        "states": 12345, "truth": "returns", "continuations": None,
         "metrics": {"critic": measured, "constant": {"explained_variance": 0.0, "crps": 0.2}},
         "coverage_interval": {"80": [0.75, 0.81]},
         "subsets": {"level=hard": {"rows": 120, "metrics": {"critic": {"crps": 0.4}}}},

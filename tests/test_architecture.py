@@ -40,11 +40,11 @@ ROOMS = {
     "training/engine": "ranks",
     "training/run": "critic ranks saving hub training/errors",
     "training/rewards": "text training/errors",
-    "training/data": "returns version text training/errors training/run training/rewards",
+    "training/data": "returns version ranks text training/errors training/run training/engine training/rewards",
     "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
     "training/data",
     "training/models": "critic auto digests ranks saving version training/errors",
-    "training/algorithms": "critic returns metrics inference training/errors training/run training/engine "
+    "training/algorithms": "critic returns metrics inference ranks training/errors training/run training/engine "
     "training/data training/rollouts training/models",
     "training/evaluation": "critic text inference metrics digests ranks hub training/errors training/run "
     "training/engine training/rewards training/data training/rollouts training/models training/algorithms",

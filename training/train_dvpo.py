@@ -28,8 +28,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the script with these arguments, by default the command line's."""
     parsed = parse_config(ARGUMENTS, arguments)
     check_together(*parsed)
-    settings = settings_of(*parsed)
-    run_on_ranks(lambda device: DVPOTrainer(*parsed, settings=settings, device=device).train(), parsed[-1], settings)
+    args, settings = parsed[-1], settings_of(*parsed)
+
+    def train(device):
+        DVPOTrainer(*parsed, settings=settings, device=device).train()
+
+    run_on_ranks(train, args, settings, timeout=args.init_timeout)
 
 
 if __name__ == "__main__":

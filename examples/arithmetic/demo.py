@@ -101,7 +101,9 @@ def main() -> None:
     print("\nAccuracy of the policy on held-out prompts by step of 128 completions\n")
     print(policy_table(out))
     picture = draw(out, policy, tokenizer, eval_rollouts, seed)
-    (out / "report.json").write_text(json.dumps({"monte_carlo": truth, "held_out": held_out}, indent=1))
+    (out / "report.json").write_text(
+        json.dumps({"monte_carlo": truth, "held_out": held_out}, indent=1), encoding="utf-8"
+    )
     print(f"\nFigure: {picture}\nNumbers: {out / 'report.json'}\n{time.perf_counter() - started:.0f} s in all\n")
     print("from modeling_dvpo import AutoModelForDistributionalValue")
     print(f'critic = AutoModelForDistributionalValue.from_pretrained("{out / "exact" / "composite" / "last"}")')
@@ -145,7 +147,7 @@ def train_policies(out: Path, seed: int) -> None:
     for side, count in (("train", 4000), ("eval", 400)):
         problems = arithmetic.distinct_problems(count, seed=seed, domain=DOMAIN, held_out=side == "eval")
         lines = [json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems]
-        (out / f"prompts-{side}.jsonl").write_text("".join(lines))
+        (out / f"prompts-{side}.jsonl").write_text("".join(lines), encoding="utf-8")
     starts = {
         "dvpo": ["--critic", out / "exact" / "composite" / "last"],
         "grpo": ["--prompts_per_step", "16", "--num_generations", "8"],
@@ -176,12 +178,12 @@ def run_script(out: Path, seed: int, name: tuple[str, str], arguments: list) -> 
     log = out / "logs" / f"{'-'.join(name)}.log"
     log.parent.mkdir(exist_ok=True)
     command = [sys.executable, *map(str, arguments), "--overwrite_output_dir", "--seed", str(seed)]
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
             command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
+        raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def load(directory: Path):
@@ -191,7 +193,7 @@ def load(directory: Path):
 def compare(out: Path, reward: str, returns, states) -> dict[str, dict[str, float]]:
     """Each critic against the truth, beside a constant."""
     critics = {name: load(out / reward / name / "last") for name in CRITICS}
-    rewards = [json.loads(line)["reward"] for line in reward_set(out, reward, "train").open()]
+    rewards = [json.loads(line)["reward"] for line in reward_set(out, reward, "train").open(encoding="utf-8")]
     constant = constant_critic(torch.tensor(rewards), len(states), critics["composite"].config.num_quantiles)
     predictions = {"constant": constant, **{name: predict(critic, states) for name, critic in critics.items()}}
     return against_truth(predictions, returns)
@@ -227,7 +229,7 @@ def check_reload(directory: Path, states) -> None:
 
 def evaluations(run: Path) -> list[tuple[int, float, dict[str, float]]]:
     """(step, explained variance, report) of each held-out evaluation of a run."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
     reports = [{k.removeprefix("eval_"): v for k, v in line.items() if k.startswith("eval_")} for line in lines]
     return [
         (line["step"], report["explained_variance"], report)
@@ -251,7 +253,7 @@ def transfer_table(out: Path) -> str:
 
 def accuracies(run: Path) -> list[tuple[int, float]]:
     """(step, share of right answers) of each evaluation of a policy."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
     name = "eval/prompts-eval/exact_reward"
     return [(line["step"], line[name]) for line in lines if name in line]
 

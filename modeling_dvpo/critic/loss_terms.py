@@ -18,6 +18,10 @@ from .quantiles import (
     value_at_risk,
 )
 
+# In normalised units: where `bounded` turns from the square to a line. Of tails of 0.1 that is a return 10 units
+# beyond the tail's threshold, since one return's target is 1/α times as far. docs/loss.md says what less would cost.
+SQUARE_BOUND = 100.0
+
 
 def quantile_and_risk(heads: Tensor, targets: Tensor, kappa: float, risk_aversion: float) -> tuple[Tensor, Tensor]:
     """Eqs. 3 and 4: quantile Huber loss, mean over heads, plain and with more weight on the lower levels.
@@ -102,6 +106,15 @@ def consistency(heads: Tensor) -> Tensor:
         return heads.new_zeros(heads.shape[0])
     deviation = heads - heads.mean(dim=1, keepdim=True)
     return 2 / (heads.shape[1] - 1) * deviation.square().sum(dim=1).mean(dim=-1)
+
+
+def bounded(squares: Tensor) -> Tensor:
+    """Huber's form of squares u², elementwise (our choice): 2 c |u| - c² where |u| > c = SQUARE_BOUND, else u².
+
+    Value and slope have no jump, and the slope in u is never more than 2 c.
+    """
+    roots = squares.clamp(min=SQUARE_BOUND**2).sqrt()
+    return torch.where(squares <= SQUARE_BOUND**2, squares, 2 * SQUARE_BOUND * roots - SQUARE_BOUND**2)
 
 
 def at_levels(targets: Tensor, num_quantiles: int) -> Tensor:

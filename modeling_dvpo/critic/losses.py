@@ -11,6 +11,7 @@ from torch import Tensor
 
 # Named one by one: transformers ships a file with a model only if it is imported as `from .file import name`.
 from .loss_terms import (
+    bounded,
     consistency,
     lower_tail,
     quantile_and_risk,
@@ -22,6 +23,8 @@ from .loss_terms import (
 )
 
 TERMS = ("quantile", "risk", "cvar", "gain", "shift", "shape", "curvature", "consistency")
+# of squared units; a scalar critic's `quantile` is, too, and stays the square whose minimum is the mean
+SQUARES = ("cvar", "gain", "shape", "consistency")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,9 @@ def dvpo_critic_loss(
     | `consistency` | the heads with one another                                                     |
 
     The formulas of both forms are in `loss_terms` and docs/loss.md. In the calibrated form a single target atom
-    (K = 1) has no shape: `shape` and `curvature` are 0 there.
+    (K = 1) has no shape: `shape` and `curvature` are 0 there; and `cvar`, `gain`, `shape` and `consistency`, which are
+    squares u² in each state, go on as 2 c |u| - c² where |u| > c = 100 normalised units (`loss_terms.bounded`), so
+    that none grows faster than the return.
 
     One quantile (M = 1) is the scalar critic: `quantile` is the squared error of each head against mean_k y_k, mean
     over heads; `consistency` keeps its meaning, the other terms are 0.
@@ -178,6 +183,13 @@ def _masked_states(quantiles: Tensor, returns: Tensor, mask: Tensor) -> tuple[Te
 
 def _terms_by_state(heads: Tensor, targets: Tensor, config: CriticLossConfig) -> dict[str, Tensor]:
     """Terms of positive weight, (R,) each; those that are 0 by definition are left out."""
+    terms = _unbounded_terms(heads, targets, config)
+    if config.form == "paper":
+        return terms
+    return {name: bounded(states) if name in SQUARES else states for name, states in terms.items()}
+
+
+def _unbounded_terms(heads: Tensor, targets: Tensor, config: CriticLossConfig) -> dict[str, Tensor]:
     calibrated = config.form == "calibrated"
     scalar_critic = heads.shape[-1] == 1
     has_shape = not calibrated or targets.shape[-1] > 1

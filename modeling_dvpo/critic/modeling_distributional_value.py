@@ -172,8 +172,7 @@ class DistributionalValueMixin(_Family):
         Args:
             returns: returns of the training set's action tokens, any shape, in the reward's units.
             fresh_heads: True resets the heads so that every state starts at the quantiles of `returns`. False keeps
-                what the critic predicts, exactly, by rescaling the heads into the new units (as Pop-Art does, van
-                Hasselt et al. 2016); monotone heads, whose gaps are not closed under scaling, keep their old units.
+                what the critic predicts, as `set_return_scale` does.
 
         Raises:
             ValueError: no returns, or not all finite.
@@ -184,22 +183,35 @@ class DistributionalValueMixin(_Family):
         mean, scale = returns.mean().item(), returns.std(correction=0).item()
         if returns.min() == returns.max():  # where the deviation is a rounding error
             mean, scale = returns[0].item(), 1.0
-        config, heads = self.config, self.quantile_heads
-        if fresh_heads:
-            levels = quantile_levels(config.num_quantiles, dtype=torch.float64)
-            ordered = returns.sort().values
-            # midpoint quantiles of an equal-weight sample: atom floor(n * level)
-            quantiles = ordered[(levels * len(ordered)).long().clamp(max=len(ordered) - 1)]
-            if config.num_quantiles == 1:
-                quantiles = returns.mean().reshape(1)
-            for parameter in heads.parameters():
-                setattr(parameter, "_is_hf_initialized", False)  # noqa: B010  (transformers' own mark)
-            heads.reset((quantiles - mean) / scale)
-        elif type(heads) is LinearQuantileHeads:
-            heads.weight.mul_(config.return_scale / scale)
-            heads.bias.mul_(config.return_scale / scale).add_((config.return_mean - mean) / scale)
-        else:
+        if not fresh_heads:
+            self.set_return_scale(mean, scale)
             return
+        config, heads = self.config, self.quantile_heads
+        levels = quantile_levels(config.num_quantiles, dtype=torch.float64)
+        ordered = returns.sort().values
+        # midpoint quantiles of an equal-weight sample: atom floor(n * level)
+        quantiles = ordered[(levels * len(ordered)).long().clamp(max=len(ordered) - 1)]
+        if config.num_quantiles == 1:
+            quantiles = returns.mean().reshape(1)
+        for parameter in heads.parameters():
+            setattr(parameter, "_is_hf_initialized", False)  # noqa: B010  (transformers' own mark)
+        heads.reset((quantiles - mean) / scale)
+        config.return_mean, config.return_scale = mean, scale
+
+    @torch.no_grad()
+    def set_return_scale(self, mean: float, scale: float) -> None:
+        """Change the normalised units to (x - mean) / scale; what the critic predicts stays, as heads are rescaled.
+
+        As Pop-Art does (van Hasselt et al. 2016); exact but for rounding, sharded or not, an adapter's own heads, too.
+        Monotone heads, whose gaps are not closed under scaling, keep their old units.
+        """
+        config = self.config
+        if config.value_head_type != "linear":
+            return
+        for heads in self.modules():
+            if isinstance(heads, LinearQuantileHeads):
+                heads.weight.mul_(config.return_scale / scale)
+                heads.bias.mul_(config.return_scale / scale).add_((config.return_mean - mean) / scale)
         config.return_mean, config.return_scale = mean, scale
 
     @torch.no_grad()

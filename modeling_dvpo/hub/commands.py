@@ -111,6 +111,9 @@ class Pull:
             print(
                 f"{role}: {getattr(pair, role)} ({getattr(pair, f'{role}_repo')}{', ' + commit[:8] if commit else ''})"
             )
+            if base := pair.bases.get(role):
+                here = "which lies here" if Path(base).is_dir() else "which is loaded from the Hub or its cache"
+                print(f"  an adapter of {base}, {here}")
         if not pair.warnings:
             print("They belong together: files, records and tokenizer are as they were pushed.")
 

@@ -45,7 +45,7 @@ def run_of(directory) -> Path | None:
 
 
 def read_pair(pair) -> dict | None:
-    return json.loads(Path(pair).read_text()) if isinstance(pair, str | os.PathLike) else pair
+    return json.loads(Path(pair).read_text(encoding="utf-8")) if isinstance(pair, str | os.PathLike) else pair
 
 
 def check_fits(policy: Staged, critic: Staged, pair: Mapping | None) -> None:

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..auto import AutoModelForDistributionalValue
+from .adapter_bases import lies_beside, stand_on, stand_on_the_hubs
 from .client import hub_api, in_words, may_pass, retrying
 from .errors import (
     CHECKS,
@@ -30,6 +31,9 @@ from .tokenizers import directory_fingerprint, fingerprint_difference
 
 COMMITS_SEARCHED = 50
 
+Pair = Mapping[str, Snapshot]  # "policy" and "critic"
+Records = Mapping[str, Mapping]  # likewise; empty where there is none
+
 
 @dataclass(frozen=True)
 class PulledPair:
@@ -39,6 +43,7 @@ class PulledPair:
         policy, critic: directories.
         policy_repo, critic_repo, policy_commit, critic_commit: where they came from.
         record: the critic's record, or the policy's where the critic has none; see `hub.records`.
+        bases: "policy", "critic" -> what it is an adapter of: a directory here, or a name on the Hub.
         warnings: what did not hold and was allowed.
     """
 
@@ -49,6 +54,7 @@ class PulledPair:
     policy_commit: str | None
     critic_commit: str | None
     record: dict = field(repr=False)
+    bases: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     _hub: dict = field(default_factory=dict, repr=False)
 
@@ -89,7 +95,8 @@ def pull_pair(
         critic_revision, policy_revision: of the other one. By default a policy's critic is that of the commit which
             its record names, and a critic's policy the newest one, which must be what the critic judges.
         cache_dir: of the Hub's files; by default huggingface_hub's.
-        local_dir: put them there instead, as `policy/` and `critic/`.
+        local_dir: put them there instead, as `policy/` and `critic/`. An adapter of the other one then stands on what
+            lies beside it; the model under any other adapter is still loaded by its Hub name.
         allow: which of "tokenizer", "policy", "critic", "base_model" and "record" are to give a warning instead of
             an error; or "all".
 
@@ -105,6 +112,8 @@ def pull_pair(
 
     def fetch(role: str, repo: str, revision: str | None) -> Snapshot:
         where = {"cache_dir": cache_dir} if local_dir is None else {"local_dir": Path(local_dir) / role}
+        if local_dir is not None:
+            stand_on_the_hubs(Path(local_dir) / role, repo)
         return download(api, repo, revision=revision, **where)
 
     role = _role_on_hub(api, repo, revision)
@@ -125,7 +134,7 @@ def pull_pair(
     check_policy(findings, api, pair, records)
     check_records(findings, pair, records)
     check_tokenizers(findings, pair, records)
-    check_bases(findings, api, records, cache_dir)
+    check_bases(findings, api, pair, records, cache_dir)
     hub = {name: value for name, value in (("token", token), ("cache_dir", cache_dir)) if value is not None}
     return PulledPair(
         policy=pair["policy"].directory,
@@ -135,9 +144,23 @@ def pull_pair(
         policy_commit=pair["policy"].commit,
         critic_commit=pair["critic"].commit,
         record=records["critic"] or records["policy"],
+        bases=_bases(pair, records, in_place=local_dir is not None),
         warnings=tuple(findings.warnings),
         _hub=hub,
     )
+
+
+def _bases(pair: Pair, records: Records, *, in_place: bool) -> dict[str, str]:
+    """What the adapters of the pair stand on; changed to the directory beside them `in_place`."""
+    bases = {}
+    for role, other in (("policy", pair["critic"]), ("critic", pair["policy"])):
+        base = records[role].get("base_model") or {}
+        if base.get("relation") == "adapter":
+            bases[role] = base["repo"]
+            if in_place and lies_beside(base, other):
+                bases[role] = str(other.directory.resolve())
+                stand_on(pair[role].directory, bases[role])
+    return bases
 
 
 def _allowed(allow) -> frozenset[str]:
@@ -183,10 +206,6 @@ def _role_in(local_dir, repo: str) -> str:
     """As what a repository lies in `local_dir` from an earlier pull; a policy where it lies there as neither."""
     lies = local_dir is not None and read_record(Path(local_dir) / "critic", repo).get("repo") == repo
     return "critic" if lies else "policy"
-
-
-Pair = Mapping[str, Snapshot]  # "policy" and "critic"
-Records = Mapping[str, Mapping]  # likewise; empty where there is none
 
 
 class Findings:
@@ -314,10 +333,13 @@ def _tokenizer_difference(pair: Pair, records: Records) -> str | None:
     return None
 
 
-def check_bases(findings: Findings, api: HfApi, records: Records, cache_dir) -> None:
-    """The models under adapters have the weights that the adapters were trained on; downloads them into the cache."""
+def check_bases(findings: Findings, api: HfApi, pair: Pair, records: Records, cache_dir) -> None:
+    """The models under adapters have the weights that the adapters were trained on; downloads them into the cache,
+    unless they are in the pair."""
     bases = [record.get("base_model") or {} for record in records.values()]
     for base in {one["repo"]: one for one in bases if one.get("relation") == "adapter"}.values():
+        if any(lies_beside(base, one) for one in pair.values()):
+            continue
         snapshot = download(api, base["repo"], cache_dir=cache_dir)
         found = {path: digest for path, digest in digests(snapshot.files).items() if is_weights(path)}
         if changed := changed_files(base["files"], found):

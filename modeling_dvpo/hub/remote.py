@@ -172,7 +172,7 @@ def _remember_revision(directory: Path, state: RemoteState) -> None:
     if state.revision != state.commit:
         note = directory.parent.parent / "refs" / state.revision
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(state.commit)
+        note.write_text(state.commit, encoding="utf-8")
 
 
 def _from_disk(api: HfApi, repo_id: str, revision: str, cache_dir, local_dir, error) -> Snapshot:
@@ -214,5 +214,5 @@ def _is_its_blob(file: Path) -> bool:
 def _cached(repo_id: str, revision: str, cache_dir) -> Path | None:
     folder = Path(cache_dir or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model")
     note = folder / "refs" / revision
-    snapshot = folder / "snapshots" / (note.read_text().strip() if note.is_file() else revision)
+    snapshot = folder / "snapshots" / (note.read_text(encoding="utf-8").strip() if note.is_file() else revision)
     return snapshot if snapshot.is_dir() else None

@@ -116,7 +116,7 @@ def _check_complete(source: Path, role: str, chosen: list[str], present: list[st
         )
     for path in chosen:
         if path.endswith(".index.json"):
-            needed = set(json.loads((source / path).read_text())["weight_map"].values())
+            needed = set(json.loads((source / path).read_text(encoding="utf-8"))["weight_map"].values())
             if missing := sorted(needed - set(present)):
                 raise UnpublishableError(
                     f"{source} lacks {', '.join(missing[:5])}, which {path} names: save the {role} again."

@@ -85,7 +85,7 @@ def shown_of_critic(api: HfApi, target: Target, partner: Mapping | None, *, eval
     files: dict[str, Content] = {}
     for file in card_files(evaluation) if evaluation is not None else []:
         if file.suffix == ".json":
-            content = {**json.loads(file.read_text()), "critic": target.state.repo_id}
+            content = {**json.loads(file.read_text(encoding="utf-8")), "critic": target.state.repo_id}
             files[file.name] = (json.dumps(PublicNames(api).without_paths(content), indent=1) + "\n").encode()
         else:
             files[file.name] = file

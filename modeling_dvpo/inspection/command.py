@@ -16,7 +16,7 @@ from ..inference.scoring import ScoredCompletion, score_completions
 from ..text.problems import DataError
 from .figure import COLOURS, plot_responses
 from .page import inspect_page
-from .response_rows import Response, read_responses, require_encodable
+from .response_rows import Response, read_responses, require_encodable, titles
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,6 +35,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--truncated", action="store_true", help="the responses were cut off: they get no end token")
     parser.add_argument("--file", help=".jsonl or .json rows with prompt and completion(s), or messages")
+    parser.add_argument(
+        "--title", action="append", default=[], help="of a response, in order; by default how its prompt begins"
+    )
     parser.add_argument("--limit", type=int, default=8, help="responses of --file to show (%(default)s)")
     parser.add_argument("--tokenizer", help="by default the critic's own")
     parser.add_argument("--revision", help="of the critic on the Hub")
@@ -56,6 +59,8 @@ def main(options: Namespace) -> None:
     responses, available = _responses(options)
     for response in responses:
         require_encodable(response)
+    if options.title and len(options.title) != len(responses):
+        raise DataError(f"{len(options.title)} --title for {len(responses)} responses: give one for each, or none.")
     figures = [path for path in (options.png, options.svg) if path]
     if figures:
         _require_matplotlib()
@@ -73,7 +78,11 @@ def main(options: Namespace) -> None:
         options.critic, revision=options.revision, dtype=options.dtype
     ).to(device)
     scored = _score(critic, tokenizer, responses, options.chat_template_kwargs)
-    facts = {"labels": [response.label for response in responses], "alpha": options.alpha}
+    facts = {
+        "labels": options.title or (titles(responses) if options.file else [one.label for one in responses]),
+        "rewards": [response.reward for response in responses],
+        "alpha": options.alpha,
+    }
     if figures:
         figure = plot_responses(scored, tokenizer, colour=options.show, **facts)
         for path, kind in ((options.png, "png"), (options.svg, "svg")):
@@ -82,7 +91,6 @@ def main(options: Namespace) -> None:
     page = inspect_page(
         scored,
         tokenizer,
-        rewards=[response.reward for response in responses],
         title=f"What {options.critic} expects",
         note=_note(config, len(responses), available),
         threshold=_middle(config) if options.threshold is None else options.threshold,

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,9 @@ INK, QUIET, MEAN, TAIL = "#1c1f24", "#5b626c", "#0a62a3", "#b4570a"
 OUTER, INNER = "#dcebf7", "#abcfed"  # opaque, so that the legend shows the colours one sees
 
 WIDTH, MARGIN, FAN, LINE, TITLE, GAP, FOOT = 7.2, (0.6, 0.15), 1.5, 0.19, 0.28, 0.34, 0.75  # inches
+BOLD: dict[str, Any] = {"fontsize": 9.5, "weight": "bold", "color": INK, "parse_math": False}
+RIGHT: dict[str, Any] = {"fontsize": 8, "color": QUIET, "ha": "right"}
+PROMPT_LINES, TITLE_COLUMNS = 3, 50
 FONT_SIZE = 8.0  # points
 COLUMNS = int((WIDTH - sum(MARGIN)) * 72 / (0.602 * FONT_SIZE))  # 0.602: a character's width in DejaVu Sans Mono
 MOST_LINES = 30
@@ -50,10 +53,14 @@ def plot_responses(
     tokenizer,
     *,
     labels: Sequence[str] | None = None,
+    rewards: Sequence[float | None] | None = None,
     colour: str = "value",
     alpha: float = 0.1,
 ) -> Figure:
     """Tokens in colour above the fan of returns, a response below the other, on common scales.
+
+    Above them the end of the prompt, once where all responses have the same; beside each title the reward, where it is
+    known, and what the critic expects at the end.
 
     Scripts from right to left are laid out so, token by token, but letters of neighbouring tokens do not join; the
     page does it properly. Of a long response the first lines of text are drawn, with a note of how many tokens are
@@ -63,6 +70,7 @@ def plot_responses(
         scored: of `score_completions`.
         tokenizer: the critic's.
         labels: a name for each; "Response 1" and so on by default.
+        rewards: what each response really got, where it is known.
         colour: what tokens are coloured by, a key of `COLOURS`.
         alpha: share of outcomes that CVaR is the mean of.
 
@@ -79,23 +87,34 @@ def plot_responses(
     if not scored:
         raise ValueError("There is nothing to draw: give at least one scored completion.")
     labels = [f"Response {i + 1}" for i in range(len(scored))] if labels is None else list(labels)
-    if len(labels) != len(scored):
-        raise ValueError(f"{len(scored)} completions and {len(labels)} labels: give as many of each.")
+    rewards = [None] * len(scored) if rewards is None else list(rewards)
+    if not len(scored) == len(labels) == len(rewards):
+        raise ValueError(
+            f"{len(scored)} completions, {len(labels)} labels and {len(rewards)} rewards: give as many of each."
+        )
     numbers = [StateNumbers(one, alpha) for one in scored]
     of_tokens = [_of_tokens(one, colour) for one in numbers]
     low, high = _range(of_tokens, symmetric=colour == "change")
     name, ends = COLOURS[colour]
     scale = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list(colour, list(ends)))
     layouts = [_layout(one, tokenizer) for one in scored]
-    height = FOOT + sum(TITLE + LINE * one.lines + GAP + FAN + GAP for one in layouts)
+    prompts = [_prompt_lines(one, tokenizer) for one in scored]
+    shared = len(scored) > 1 and all(one.input_ids[: one.action_positions[0]] == _prompt(scored[0]) for one in scored)
+    if shared:
+        prompts = [prompts[0], *([] for _ in scored[1:])]
+    height = FOOT + sum(TITLE + LINE * one.lines + GAP + FAN + GAP for one in layouts) + LINE * sum(map(len, prompts))
     figure = Figure(figsize=(WIDTH, height), dpi=200)
     top = height - 0.05
     bottom, above = _limits(numbers)
-    for one, label, tokens, layout in zip(numbers, labels, of_tokens, layouts, strict=True):
+    things = zip(numbers, labels, rewards, prompts, of_tokens, layouts, strict=True)
+    for one, label, reward, prompt, tokens, layout in things:
+        if shared:
+            top = _draw_prompt(figure, top, prompt)
         top -= TITLE
-        figure.text(
-            MARGIN[0] / WIDTH, (top + 0.06) / height, visible_line(label), fontsize=9.5, weight="bold", color=INK
-        )
+        figure.text(MARGIN[0] / WIDTH, (top + 0.06) / height, _clipped(visible_line(label)), **BOLD)
+        figure.text(1 - MARGIN[1] / WIDTH, (top + 0.06) / height, _outcome(one, reward), **RIGHT)
+        if not shared:
+            top = _draw_prompt(figure, top, prompt)
         top -= LINE * layout.lines
         _draw_tokens(_axes(figure, top, LINE * layout.lines), layout, tokens, scale)
         top -= GAP * 0.6 + FAN
@@ -113,6 +132,47 @@ def plot_responses(
     bar.tick_params(labelsize=7, length=2, colors=QUIET)
     bar.spines[:].set_visible(False)
     return figure
+
+
+def _prompt(scored: ScoredCompletion) -> Sequence[int]:
+    return scored.input_ids[: scored.action_positions[0]]
+
+
+def _prompt_lines(scored: ScoredCompletion, tokenizer) -> list[str]:
+    """The last lines of what stands before the response."""
+    text = "".join(one.text for one in token_texts(tokenizer, _prompt(scored)))
+    lines = [piece for line in text.split("\n") if line.strip() for piece, _ in _cut(visible_line(line), 0)]
+    kept = lines[-PROMPT_LINES:]
+    return ["… " + kept[0][: COLUMNS - 2], *kept[1:]] if len(lines) > len(kept) else kept
+
+
+def _outcome(numbers: StateNumbers, reward: float | None) -> str:
+    """What the response got, and what the critic expects of it when it has read all of it."""
+    got = "" if reward is None or not math.isfinite(reward) else f"reward {reward:.6g}, "
+    return f"{got}expects {numbers.value[-1].item():.3g} at its end".replace("-", "−")
+
+
+def _clipped(label: str) -> str:
+    """What leaves room for the outcome beside it."""
+    pieces = _cut(label, COLUMNS - TITLE_COLUMNS)
+    return pieces[0][0] + "…" * (len(pieces) > 1) if pieces else ""
+
+
+def _draw_prompt(figure: Figure, top: float, lines: list[str]) -> float:
+    """Below `top`, in inches; returns where it ends."""
+    height = figure.get_size_inches()[1]
+    for line in lines:
+        top -= LINE
+        place = (MARGIN[0] / WIDTH, (top + 0.05) / height)
+        figure.text(*place, line, family=_fonts(), fontsize=FONT_SIZE, color=QUIET, parse_math=False)
+    return top
+
+
+def _fonts() -> list[str]:
+    from matplotlib.font_manager import get_font_names
+
+    installed = set(get_font_names())
+    return [font for font in FONTS if font in installed]
 
 
 def _of_tokens(numbers: StateNumbers, colour: str) -> list[float]:
@@ -205,11 +265,9 @@ def _axes(figure: Figure, bottom: float, height: float):
 
 
 def _draw_tokens(axes, layout: _Layout, of_tokens: list[float], scale) -> None:
-    from matplotlib.font_manager import get_font_names
     from matplotlib.patches import Rectangle
 
-    installed = set(get_font_names())
-    fonts = [font for font in FONTS if font in installed]
+    fonts = _fonts()
     axes.set(xlim=(0, COLUMNS), ylim=(layout.lines, 0))
     axes.axis("off")
     for cell in layout.cells:

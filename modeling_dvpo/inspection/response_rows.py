@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 from ..text.assistant_turns import Messages, split_conversation
 from ..text.problems import DataError
 
+TITLE_LENGTH = 40  # characters
+
 
 @dataclass(frozen=True)
 class Response:
-    """A prompt with one completion; texts or chats, as `score_completions` takes them."""
+    """A prompt with one completion; texts or chats, as `score_completions` takes them.
+
+    `label` is where it stands, for errors; what it is called where it is shown, `titles` says.
+    """
 
     prompt: str | Messages
     completion: str | Messages
@@ -46,6 +52,30 @@ def read_responses(path: str | Path, limit: int) -> tuple[list[Response], int]:
     if not responses:
         raise DataError(f"{path} has no rows: it needs at least one, with a prompt and a completion.")
     return list(islice(responses, limit)), len(responses)
+
+
+def titles(responses: Sequence[Response]) -> list[str]:
+    """The beginning of what each response answers, numbered where several answer the same."""
+    asked = [_beginning(response.prompt) or response.label for response in responses]
+    seen: Counter[str] = Counter()
+    names = []
+    for text in asked:
+        seen[text] += 1
+        of = asked.count(text)
+        names.append(f"{text} ({seen[text]} of {of})" if of > 1 else text)
+    return names
+
+
+def _beginning(prompt: str | Messages) -> str:
+    """On one line; of a chat, of its last message that is not the assistant's."""
+    if not isinstance(prompt, str):
+        others = [message for message in prompt if message.get("role") != "assistant"]
+        content = others[-1].get("content") if others else None
+        parts = content if isinstance(content, list) else [content]
+        texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+        prompt = " ".join(text for text in texts if isinstance(text, str))
+    words = " ".join(prompt.split())
+    return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1].rstrip() + "…"
 
 
 def _rows(path: Path) -> list[Any]:

@@ -6,6 +6,7 @@ import reference
 import torch
 from scipy import stats
 
+from modeling_dvpo.critic.loss_terms import bounded
 from modeling_dvpo.critic.losses import TERMS, CriticLossConfig, dvpo_critic_loss
 from modeling_dvpo.critic.quantiles import cvar, quantile_levels
 
@@ -80,6 +81,37 @@ def test_two_states_worked_by_hand():
     _, terms = dvpo_critic_loss(quantiles, returns, mask, CriticLossConfig(form="paper", **settings))
     expected = {"quantile": 5 / 16, "cvar": 5.0, "gain": 1.0, "shift": 1.0, "consistency": 0.0}
     assert {name: terms[name].item() for name in expected} == pytest.approx(expected)
+
+
+def test_beyond_the_bound_squares_are_lines():
+    """c = 100: u² up to it, then 2 c |u| - c², with neither jump nor kink, in units² as they come."""
+    u = torch.tensor([0.0, -3.0, 100.0, -100.0, 101.0, -250.0, 1e6], dtype=torch.float64, requires_grad=True)
+    values = bounded(u.square())
+    expected = [0.0, 9.0, 1e4, 1e4, 10_200.0, 40_000.0, 2e8 - 1e4]
+    torch.testing.assert_close(values.detach(), torch.tensor(expected, dtype=torch.float64))
+    slopes = torch.tensor([0.0, -6.0, 200.0, -200.0, 200.0, -200.0, 200.0], dtype=torch.float64)
+    torch.testing.assert_close(gradient_of(values.sum(), u), slopes)
+    away = torch.tensor([0.5, -99.0, 100.5, -1e3], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: bounded(x.square()), away)
+
+
+@pytest.mark.parametrize(("form", "growth"), [("calibrated", 10), ("paper", 100)])
+def test_an_extreme_return_does_not_swamp_the_tails(form, growth):
+    """A return ten times as extreme made `gain` a hundred times as large; the paper's form keeps its squares.
+
+    Single returns, α = β = 0.1: the calibrated target of `gain` is 10 y, of `cvar` -10 y for the mirror image.
+    """
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    for term, sign in (("gain", 1.0), ("cvar", -1.0)):
+        found = []
+        for size in (1e4, 1e5):
+            quantiles = torch.zeros(1, 1, 1, 20, dtype=torch.float64, requires_grad=True)
+            returns = torch.full((1, 1, 1), sign * size, dtype=torch.float64)
+            loss, _ = dvpo_critic_loss(quantiles, returns, mask, only(term, form=form))
+            found.append(loss.item())
+            slope = gradient_of(loss, quantiles).sum().abs().item()
+            assert slope == pytest.approx(200 if form == "calibrated" else 2 * size)
+        assert found[1] / found[0] == pytest.approx(growth, rel=0.01)
 
 
 def test_calibrated_shift_acts_on_the_batch_not_on_the_state():

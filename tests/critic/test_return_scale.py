@@ -83,6 +83,24 @@ def test_heads_of_a_loaded_critic_keep_what_they_predict():
     assert_close(critic.quantile_heads.weight, heads / 5)  # in units five times as large
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_new_units_keep_what_is_predicted(adapted):
+    """Also where an adapter has heads of its own, which were left in the old units."""
+    critic, ids = tiny_critic(return_mean=0.25, return_scale=2.0), tiny_batch()
+    if adapted:
+        import peft
+
+        critic.add_adapter(peft.LoraConfig(r=2, target_modules="all-linear", modules_to_save=["quantile_heads"]))
+    with torch.no_grad():
+        for name, parameter in critic.named_parameters():
+            if parameter.requires_grad and "quantile_heads" in name:
+                parameter.add_(torch.randn_like(parameter))
+    before = critic(ids).quantiles
+    critic.set_return_scale(-3.0, 0.1)
+    assert (critic.config.return_mean, critic.config.return_scale) == (-3.0, 0.1)
+    assert_close(critic(ids).quantiles, before, atol=1e-5, rtol=1e-5)
+
+
 def test_loaded_monotone_heads_keep_their_units():
     critic, ids = tiny_critic(value_head_type="monotone", return_mean=0.25, return_scale=2.0), tiny_batch()
     before = critic(ids).quantiles

@@ -42,7 +42,7 @@ def logged(script, folder, **settings) -> set[str]:
 
 def test_of_a_critic(inputs):
     names = logged(train_critic, inputs, eval_dataset=inputs / "rows.jsonl")
-    assert names == CRITIC_METRICS.keys() | {f"eval_{name}" for name in HELD_OUT}
+    assert names == CRITIC_METRICS.keys() | {f"eval_{name}" for name in (*HELD_OUT, "rows", "prompts")}
 
 
 def test_of_a_policy_and_its_critic(inputs):

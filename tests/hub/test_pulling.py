@@ -1,11 +1,15 @@
 """`pull_pair`: by whichever of the two is given, from wherever."""
 
+import json
 import re
 
 import pytest
+import torch
 from hub_changes import CRITIC, POLICY, change_json, upload
-from tiny_pairs import assert_is_the_run, save_critic, save_policy, save_run
+from tiny_critics import tiny_batch
+from tiny_pairs import assert_is_the_run, make_adapter, save_critic, save_policy, save_run
 
+from modeling_dvpo.cli import main
 from modeling_dvpo.hub import AccessError, NotAPairError, PairMismatchError, pull_pair, push_critic, push_pair
 
 pytest_plugins = ["hub_server.fixtures", "pushed_pairs"]
@@ -33,6 +37,29 @@ class TestGiven:
         pair = pull_pair(CRITIC, local_dir=tmp_path / "pair")
         assert (pair.policy, pair.critic) == (tmp_path / "pair" / "policy", tmp_path / "pair" / "critic")
         assert_is_the_run(pair, last)
+
+    @pytest.mark.parametrize("base", [POLICY, "user/base"])
+    def test_an_adapter_in_a_directory_stands_on_its_base_beside_it(
+        self, base, hub, tmp_path, tiny_tokenizer, capsys, monkeypatch
+    ):
+        """It still named the Hub's, which was downloaded a second time, though the policy lay beside it."""
+        policy = save_policy(tmp_path / "base", tiny_tokenizer)
+        for repo in {POLICY, base}:
+            upload(hub, repo, policy)
+        critic = make_adapter(policy)
+        push_critic(critic, CRITIC, tokenizer=tiny_tokenizer, policy=POLICY, base_model=base, card=False)
+        for _ in range(2):  # the second time it is there, changed
+            main(["pull", CRITIC, "--local-dir", str(tmp_path / "pair")])
+            said = capsys.readouterr().out
+            beside = str((tmp_path / "pair" / "policy").resolve())
+            expected = beside if base == POLICY else base
+            config = json.loads((tmp_path / "pair" / "critic" / "adapter_config.json").read_text())
+            assert config["base_model_name_or_path"] == expected and "They belong together" in said
+            where = "which lies here" if base == POLICY else "which is loaded from the Hub or its cache"
+            assert f"  an adapter of {expected}, {where}" in said
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", base == POLICY)
+        _, loaded, _ = pull_pair(CRITIC, local_dir=tmp_path / "pair").load()
+        assert torch.equal(loaded(tiny_batch()).quantiles, critic(tiny_batch()).quantiles)
 
     def test_a_cache(self, hub, last, tmp_path):
         assert pull_pair(CRITIC, cache_dir=tmp_path / "cache").policy.is_relative_to(tmp_path / "cache")

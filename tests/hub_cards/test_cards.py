@@ -1,5 +1,6 @@
 """Whole cards: what stands on them, what does not, and whether what they tell a stranger to type works."""
 
+import ast
 import os
 import re
 import subprocess
@@ -154,7 +155,10 @@ class TestCriticCard:
         assert row(card, "completions of")[1] == "[someone/my-policy](https://huggingface.co/someone/my-policy)"
         assert "\n\n\n" not in card
         # results: the critic beside the constant, a cell empty where nothing was measured
-        assert "Against the return that followed each state; 12,345 states of 500 responses" in card
+        assert (
+            "Against the return that followed each state; 12,345 states of 500 responses to 100 prompts, [someone"
+            in card
+        )
         assert row(card, "explained variance ↑")[1:3] == ["0.310", "0"]
         assert row(card, "PIT distance ↓")[1:3] == ["0.0200", ""]
         assert row(card, "`level=hard`") == ["`level=hard`", "120", "0.400"]
@@ -208,6 +212,7 @@ class TestCriticCard:
     def test_metrics_of_training_stand_in_for_an_evaluation(self, critic):
         card = critic_card(critic)
         assert row(card, "explained variance ↑")[1] == "0.432"
+        assert "On 1,500 rows of 20 prompts, held out in training" in card
         assert "| bias" not in card  # undefined
         assert "model-index" not in card and "Calibration" not in card
 
@@ -278,7 +283,7 @@ class TestPolicyCard:
             [
                 {"step": 0, "eval/hard/set/right": 0.25, "eval/hard/set/truncated": 0.5},
                 {"step": 1, "reward": 0.3, "kl": 0.0, "completion_length": 7.5},
-                {"step": 60, "eval/hard/set/right": 0.75, "eval/hard/set/truncated": 0.0},
+                {"step": 60, "eval/hard/set/right": 0.75, "eval/hard/set/truncated": 0.0, "eval/hard/set/prompts": 64},
                 {"step": 80, "eval/hard/set/right": 0.9},
             ],
         )
@@ -292,7 +297,12 @@ class TestPolicyCard:
         assert "Its critic is [someone/my-critic](https://huggingface.co/someone/my-critic)" in card
         assert f"dvpo pull {POLICY_REPO}" in card
         assert row(card, "kept near its start")[1] == "a KL penalty of 0.01 in the loss"
-        assert row(card, "hard/set | `right`") == ["hard/set", "`right`", "0.250", "0.750"]  # step 60's, not 80's
+        assert row(card, "hard/set (64) | `right`") == [
+            "hard/set (64)",
+            "`right`",
+            "0.250",
+            "0.750",
+        ]  # step 60's, not 80's
         assert row(card, "1 |") == ["1", "0.300", "0", "7.50"]
         assert row(card, "`kl_coef`")[1] == "`0.01`"
         # an adapter's rank where all weights trained, turns where there is no environment, prompts and paths
@@ -302,6 +312,20 @@ class TestPolicyCard:
         assert data["tags"] == ["modeling-dvpo", "reinforcement-learning", "dvpo"]
         assert (data["base_model"], data["base_model_relation"]) == ("someone/base-model", "finetune")
         assert data["datasets"] == ["someone/prompts"]
+
+    @pytest.mark.parametrize(
+        ("settings", "arguments"),
+        [
+            ({}, {"temperature": 1.0, "top_k": 0, "top_p": 1.0}),
+            ({"temperature": 0.7, "top_k": 20, "top_p": 0.8}, {"temperature": 0.7, "top_k": 20, "top_p": 0.8}),
+            ({"min_p": 0.1}, {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.1}),
+        ],
+    )
+    def test_its_snippet_samples_as_the_run_did(self, settings, arguments, policy):
+        """It left top_k to `generate`, whose 50 no run had."""
+        card = policy_card(policy, pair={**pair_of(policy=policy), "settings": {**SETTINGS, **settings}})
+        [code] = re.findall(r"^sampling = (.*)$", card, re.MULTILINE)
+        assert ast.literal_eval(code) == {"do_sample": True, **arguments}
 
     def test_without_records(self, policy):
         card = policy_card(policy)

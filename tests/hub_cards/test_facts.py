@@ -194,9 +194,13 @@ class TestPolicyFacts:
             policy_facts(policy, pair=pair, **STATED)
 
     def test_reads_chats_where_its_run_did(self, tmp_path, tiny_tokenizer):
+        """The setting `chat`, which makes chats of texts, was taken for what the prompts were, messages or text."""
         policy = save_policy(tmp_path / "policy", tokenizer=tiny_tokenizer)
-        assert policy_facts(policy, **STATED).chat  # there is a chat template
-        assert not policy_facts(policy, pair=pair_of(policy=policy), **STATED).chat  # its run used text
+        pair = pair_of(policy=policy)
+        assert not pair["settings"]["chat"]
+        assert policy_facts(policy, pair=pair, **STATED).chat  # there is a chat template, and nothing else is known
+        for chat in (True, False):
+            assert policy_facts(policy, pair={**pair, "chat": chat}, **STATED).chat == chat
 
 
 class TestEvaluation:
@@ -289,6 +293,17 @@ def test_settings_that_say_nothing_are_left_out():
     returns = {"returns": "monte_carlo", "lam": 0.95, "target": "index"}
     assert dict(hyperparameters(returns, CRITIC_RUN)) == {"returns": "monte_carlo"}
     assert dict(hyperparameters({**returns, "returns": "lambda"}, CRITIC_RUN))["lam"] == 0.95
+    rates = {"learning_rate": 1e-5, "heads_learning_rate": 1e-4}
+    assert dict(hyperparameters({"trainable": "heads", **rates}, CRITIC_RUN)).keys() == {
+        "trainable",
+        "heads_learning_rate",
+    }
+    online = {"algorithm": "dvpo", "critic_learning_rate": 1e-5, "heads_learning_rate": 1e-4}
+    rates_of = {"all": 2, "lora": 2, "heads": 1, "none": 0}
+    for trainable, count in rates_of.items():
+        shown = dict(hyperparameters({**online, "critic_trainable": trainable}, POLICY_RUN))
+        assert sum("learning_rate" in name for name in shown) == count
+    assert dict(hyperparameters({**online, "algorithm": "grpo", "lam": 0.95}, POLICY_RUN)) == {"algorithm": "grpo"}
     shown = dict(hyperparameters({**SETTINGS, "kl": "none", "environment": "my.env:answer"}, POLICY_RUN))
     assert "kl_coef" not in shown and shown["max_turns"] == 8
 

@@ -14,7 +14,7 @@ from tiny_models import tiny_config
 from modeling_dvpo import AutoModelForDistributionalValue
 from modeling_dvpo.inference.scoring import score_completions
 from modeling_dvpo.inspection import command
-from modeling_dvpo.inspection.response_rows import Response, read_responses
+from modeling_dvpo.inspection.response_rows import Response, read_responses, titles
 from modeling_dvpo.text.problems import DataError
 
 
@@ -89,13 +89,28 @@ class TestCommand:
             {"prompt": "hello", "completion": " world"},
         ]
         data, page = run("--file", write(tmp_path, rows), "--limit", "5")
-        labels = ["Row 0", "Row 1, 1 of 2", "Row 1, 2 of 2", "Row 2", "Row 3"]
+        labels = [f"hello ({i} of 5)" for i in range(1, 6)]
         assert [response["label"] for response in data["responses"]] == labels
         assert [response["reward"] for response in data["responses"]] == [1.0, 0.5, None, None, None]
         ends = [end_of(response) == {"special": "<end>"} for response in data["responses"]]
         assert ends == [False, True, True, True, True]
         assert data["responses"][3]["tokens"] == data["responses"][4]["tokens"]
         assert "the first 5 of 6 responses" in page and "1 more responses" in capsys.readouterr().out
+
+    def test_titles(self, run, tmp_path):
+        """Responses of a file were "Row 0", "Row 1"."""
+        parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "2?"}]
+        chat = [{"role": "system", "content": "Be short."}, {"role": "user", "content": parts}]
+        prompts = ["hello\n world", "hello " * 20, chat]
+        rows = [{"prompt": prompt, "completion": " 5"} for prompt in prompts]
+        assert titles(read_responses(write(tmp_path, rows), 8)[0]) == [
+            "hello world", ("hello " * 7)[:39] + "…", "What is 2?",
+        ]  # fmt: skip
+        path = write(tmp_path, rows[:2])
+        given = ["--title", "first", "--title", "second"]
+        assert [response["label"] for response in run("--file", path, *given)[0]["responses"]] == ["first", "second"]
+        with pytest.raises(DataError, match="2 --title for 1 responses"):
+            run("--prompt", "hello", "--response", " world", *given)
 
     def test_figures(self, run, tmp_path, capsys):
         png, svg = tmp_path / "new" / "figure.png", tmp_path / "figure.svg"

@@ -197,6 +197,23 @@ class TestFigure:
             scored, tokenizer = hand_scored(words[0], words)
             plot_responses([scored], tokenizer, labels=[words[0]]).savefig(tmp_path / "odd.png")
 
+    def test_prompt_and_reward_are_there(self):
+        """A figure had neither, and the title "Row 0"."""
+        (first, tokenizer), (second, _) = hand_scored("What is $2$?", ["a"]), hand_scored("What is $2$?", ["b"])
+
+        def said(scored, **options):
+            return [text.get_text() for text in plot_responses(scored, tokenizer, **options).texts]
+
+        end = f"expects {StateNumbers(first).value[-1].item():.3g} at its end".replace("-", "−")
+        assert said([first], labels=["x"], rewards=[-0.25]) == ["x", f"reward −0.25, {end}", "What is $2$?"]
+        assert said([first], labels=["x" * 99])[0] == "x" * 50 + "…"  # room for what stands beside it
+        assert said([first]) == ["Response 1", end, "What is $2$?"]
+        both = said([first, second], rewards=[1, None])
+        assert both[:3] == ["What is $2$?", "Response 1", f"reward 1, {end}"]
+        assert both.count("What is $2$?") == 1 and len(both) == 5  # one prompt of both
+        long, tokenizer = hand_scored("\n".join(f"line {i}" for i in range(9)), ["a"])
+        assert said([long])[2:] == ["… line 6", "line 7", "line 8"]
+
     def test_words_from_right_to_left_are_laid_out_so(self):
         scored, tokenizer = hand_scored("p", ["של", "ום", "\n", "to", " be"])
         texts = plot_responses([scored], tokenizer).axes[0].texts
@@ -209,7 +226,7 @@ class TestFigure:
             plot_responses([scored], tokenizer, colour="red")
         with pytest.raises(ValueError, match="nothing to draw"):
             plot_responses([], tokenizer)
-        with pytest.raises(ValueError, match="1 completions and 2 labels"):
+        with pytest.raises(ValueError, match="1 completions, 2 labels and 1 rewards"):
             plot_responses([scored], tokenizer, labels=["a", "b"])
 
 

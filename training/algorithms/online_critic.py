@@ -1,5 +1,7 @@
-"""The critic beside the policy: loaded at the start, and put to work once the first completions fix its units."""
+"""The critic beside the policy: loaded at the start, put to work at the first completions, its units kept in step."""
 
+import warnings
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import torch
@@ -7,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from modeling_dvpo.critic.loading import HEAD_SETTINGS
 from modeling_dvpo.critic.losses import CriticLossConfig
+from modeling_dvpo.ranks import is_main
 
 from ..engine.distributed import broadcast, shard
 from ..engine.learner import Learner
@@ -17,6 +20,7 @@ from ..models.records import online_record, warn_of_other_critic
 from ..models.trainable import choose_trainable
 from .advantages import ALGORITHMS
 from .critic_arguments import CriticArguments
+from .returns_seen import ReturnsSeen
 
 # What the critic's config learns in a run, beside its weights.
 LEARNT_SETTINGS = ("return_mean", "return_scale", "critic_loss", "critic_training")
@@ -38,38 +42,69 @@ class OnlineCritic:
     def __init__(self, policy_args, critic_args, args, *, algorithm: str, tokenizer, device: torch.device):
         self.policy_args, self.critic_args, self.args, self.device = policy_args, critic_args, args, device
         self.model, self.parent_config = load_online_critic(policy_args, critic_args, algorithm, tokenizer)
-        self.started = False
+        self.started, self.returns_seen = False, ReturnsSeen()
         self.learner: Learner | None = None
 
     @property
     def frozen(self) -> bool:
         return self.critic_args.critic_trainable == "none"
 
-    def start(self, returns: torch.Tensor, settings: dict, loss_config: CriticLossConfig) -> None:
-        """Fix the units by the first completions' returns, (tokens,), and make it ready; every rank must call it.
+    @property
+    def fresh(self) -> bool:
+        return not hasattr(self.parent_config, "num_value_heads")
 
-        A frozen critic keeps its units and its record: it is still what its own training made of it.
+    def start(self, returns: torch.Tensor, settings: dict, loss_config: CriticLossConfig) -> None:
+        """Make it ready, at the first completions' returns, (tokens,); every rank must call it, with the same.
+
+        Fresh heads start at their quantiles and in their units. A loaded critic keeps its own units, and what it
+        predicts: it knows more returns than these. A frozen one keeps its record, too: it is still what its own
+        training made of it.
         """
         record = online_record(settings, returns)
-        fresh = not hasattr(self.parent_config, "num_value_heads")
-        if not fresh:
+        if not self.fresh:
             warn_of_other_critic(self.parent_config, record)
         if not self.frozen:
-            self.model.fit_return_scale(returns, fresh_heads=fresh)
-            broadcast(self.model.quantile_heads)  # fresh ones are random, and ranks have sampled each for itself
+            if self.fresh:
+                self.model.fit_return_scale(returns, fresh_heads=True)
+                broadcast(self.model.quantile_heads)  # they are random, and ranks have sampled each for itself
             self.model.config.critic_loss = loss_config.to_dict()
             self.model.config.critic_training = record
+        self.returns_seen.add(returns)
         self.place()
+        if self.fresh and self.model.config.value_head_type != "linear" and is_main():
+            warnings.warn(
+                f"{self.model.config.value_head_type} heads cannot be rescaled, so this critic keeps the units of the "
+                "first completions' returns, however few of them succeed: prefer value_head_type linear, or a critic "
+                "of train_critic.py.",
+                stacklevel=2,
+            )
+
+    def follow(self, returns: torch.Tensor) -> None:
+        """Bring a fresh critic's units to all returns so far, a later step's included; every rank must call it.
+
+        What it predicts stays: the first completions of a hard task, one success in hundreds, say little about the
+        returns that it will see.
+        """
+        self.returns_seen.add(returns)
+        if self.frozen:
+            return
+        seen, config = self.returns_seen, self.model.config
+        if self.fresh:
+            self.model.set_return_scale(seen.mean, seen.scale)
+        config.critic_training = {**config.critic_training, "return_range": [seen.low, seen.high]}
 
     @property
     def learnt_settings(self) -> dict:
+        """What it has learnt beside its weights, for a checkpoint."""
         config = self.model.config
-        return {name: getattr(config, name) for name in LEARNT_SETTINGS if hasattr(config, name)}
+        found = {name: getattr(config, name) for name in LEARNT_SETTINGS if hasattr(config, name)}
+        return {"config": found, "returns_seen": asdict(self.returns_seen)}
 
     @learnt_settings.setter
-    def learnt_settings(self, settings: dict) -> None:
-        for name, value in settings.items():
+    def learnt_settings(self, learnt: dict) -> None:
+        for name, value in learnt["config"].items():
             setattr(self.model.config, name, value)
+        self.returns_seen = ReturnsSeen(**learnt["returns_seen"])
 
     def place(self) -> None:
         """Choose what trains, shard it, and make its learner; a resumed run's own way to begin, instead of `start`."""

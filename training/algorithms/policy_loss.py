@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from .critic_loss import model_inputs
 
 ENTROPY_CHUNK = 1024  # action tokens
+# Log-ratios beyond ±20 count as ±20 (our choice): e^89 overflows float32, and a token that far off teaches nothing.
+LOG_RATIO_BOUND = 20.0
 
 
 def action_log_probs(
@@ -71,10 +73,15 @@ def token_weights(
     return mask / (num_sequences * max_completion_length)
 
 
+def log_ratio(log_probs: Tensor, other: Tensor) -> Tensor:
+    """log π - log π', between -LOG_RATIO_BOUND and LOG_RATIO_BOUND; beyond them it has no gradient. NaN stays NaN."""
+    return (log_probs - other).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
+
 def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """k3 = e^{-x} - 1 + x, x = log π - log π_ref: KL(π || π_ref) in expectation under π, never negative (Schulman,
-    2020; the loss term of GRPO, arXiv:2402.03300, eq. 4)."""
-    difference = reference_log_probs - log_probs
+    """k3 = e^{-x} - 1 + x, x = log π - log π_ref bounded by `log_ratio`: KL(π || π_ref) in expectation under π, never
+    negative (Schulman, 2020; the loss term of GRPO, arXiv:2402.03300, eq. 4)."""
+    difference = log_ratio(reference_log_probs, log_probs)
     return difference.exp() - 1 - difference
 
 
@@ -93,7 +100,8 @@ def policy_loss(
 ) -> Tensor:
     """Σ weight · [-min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) + kl_coef · k3 - entropy_coef · H], ρ = π / π_old.
 
-    PPO's clipped objective (arXiv:1707.06347, eq. 7); clip_high > clip_low is DAPO's clip-higher (arXiv:2503.14476).
+    PPO's clipped objective (arXiv:1707.06347, eq. 7), log ρ bounded by `log_ratio`; clip_high > clip_low is DAPO's
+    clip-higher (arXiv:2503.14476).
 
     Args:
         log_probs, old_log_probs, advantages, weights, reference_log_probs, entropy: (B, T), action-aligned. Where
@@ -102,7 +110,7 @@ def policy_loss(
     Returns:
         () with gradient through log_probs and entropy.
     """
-    ratio = (log_probs - old_log_probs).exp()
+    ratio = log_ratio(log_probs, old_log_probs).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     per_token = -torch.minimum(ratio * advantages, clipped * advantages)
     if reference_log_probs is not None and kl_coef:
@@ -130,7 +138,7 @@ def policy_metrics(
     `ratio`, `clip_fraction` (tokens whose gradient the clip has taken away), `policy_change` (k3 of
     KL(π_old || π)), `kl` (k3 against the reference) and `entropy` in nats.
     """
-    ratio = (log_probs - old_log_probs).exp()
+    ratio = log_ratio(log_probs, old_log_probs).exp()
     clipped = ((ratio > 1 + clip_high) & (advantages > 0)) | ((ratio < 1 - clip_low) & (advantages < 0))
     change = kl_estimate(old_log_probs, log_probs)
     per_token = {"ratio": ratio, "clip_fraction": clipped.float(), "policy_change": change}

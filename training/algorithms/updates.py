@@ -1,6 +1,7 @@
 """One step's learning: what is fixed before the first update (old log-probabilities, advantages, target returns), and
 the updates of policy and critic."""
 
+import math
 import random
 from typing import Any
 
@@ -134,20 +135,26 @@ class PolicyUpdates:
         return {"advantage_std": deviation}
 
     def learn(self, mini_batches: list[MiniBatch], *, step: int, policy_learns: bool) -> dict[str, float]:
-        """All updates of a step; the metrics are means over the updates."""
-        found: dict[str, list[float]] = {}
+        """All updates of a step; the metrics are means over those that were made, NaN where none was."""
+        made: dict[str, list[float]] = {}
+        skipped: dict[str, float] = {}
+
+        def note(metrics: dict[str, float], learner: Learner, prefix: str = "") -> None:
+            skipped[f"{prefix}skipped_updates"] = metrics.pop("skipped_updates")
+            for name, value in metrics.items():
+                made.setdefault(prefix + name, []).extend([value] if learner.was_updated else [])
+
         policy_epochs = self.args.num_epochs if policy_learns else 0
         critic_epochs = self.critic_epochs if self.critic_learner else 0
         for epoch in range(max(policy_epochs, critic_epochs)):
             order = list(mini_batches)
             random.Random(f"{self.seed} {step} {epoch}").shuffle(order)
             for mini_batch in order:
-                metrics = self._update_critic(mini_batch, step) if epoch < critic_epochs else {}
+                if epoch < critic_epochs:
+                    note(self._update_critic(mini_batch, step), self.critic_learner, "critic/")
                 if epoch < policy_epochs:
-                    metrics |= self._update_policy(mini_batch, step)
-                for name, value in metrics.items():
-                    found.setdefault(name, []).append(value)
-        return {name: sum(values) / len(values) for name, values in found.items()}
+                    note(self._update_policy(mini_batch, step), self.policy)
+        return {name: sum(values) / len(values) if values else math.nan for name, values in made.items()} | skipped
 
     def _update_critic(self, mini_batch: MiniBatch, step: int) -> dict[str, float]:
         def loss_of(batch):
@@ -161,8 +168,9 @@ class PolicyUpdates:
             )
 
         metrics = self.critic_learner.update(mini_batch.batches, loss_of, where=f"Step {step}, critic")
-        self.underestimation = running_mean(self.underestimation, metrics["underestimation"])
-        return {f"critic/{name}": value for name, value in metrics.items()}
+        if self.critic_learner.was_updated:
+            self.underestimation = running_mean(self.underestimation, metrics["underestimation"])
+        return metrics
 
     def _update_policy(self, mini_batch: MiniBatch, step: int) -> dict[str, float]:
         args = self.args

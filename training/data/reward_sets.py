@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from datasets import Dataset, List, Value
 
 from modeling_dvpo.text.completion_tokens import CompletionTokenizer
 
+from ..engine.distributed import main_process_first
 from ..errors import RewardDataError
 from .arguments import RewardDataArguments, template_arguments
 from .reading import Limit, context_of, fitting, raise_for_problems, read_rows, tokenised
@@ -105,7 +106,10 @@ PROBLEMS = {
 def load_reward_data(
     args: RewardDataArguments, tokenizer, *, model_config=None, seed: int = 0
 ) -> tuple[Dataset, Dataset | None]:
-    """Tokenised training rows and, where asked for, held-out rows.
+    """Tokenised training rows and, where asked for, held-out rows; every rank must call it, and gets the same.
+
+    Rank 0 reads and tokenises first, and the others find its caches. Reward functions are asked once about each row,
+    every rank about a share.
 
     Args:
         args: what to read.
@@ -177,11 +181,25 @@ def _limit(args: RewardDataArguments, tokenizer, model_config) -> Limit | None:
 
 def _load(name: str, split: str, *, args: RewardDataArguments, tokenizer, model_config) -> Dataset:
     rows_of = f"rows of {name!r}"
+    with main_process_first():
+        rows, source_row = _read(name, split, args, tokenizer, model_config, rows_of)
+    if args.reward_funcs:
+        scores = score_set(rows, source_row, args)
+        raise_for_problems(list(map(_score_problem, scores)), rows["row_id"][:], rows_of, PROBLEMS)
+        with main_process_first():
+            rows = rows.map(partial(_put_score, scores=scores), with_indices=True, desc="Placing rewards")
+    _warn_if_constant((float(rewards.sum()) for rewards in rows.with_format("numpy")["rewards"]), rows_of)
+    return rows
+
+
+def _read(
+    name: str, split: str, args: RewardDataArguments, tokenizer, model_config, rows_of: str
+) -> tuple[Dataset, Callable[[int], Row]]:
+    """Tokenised rows, without rewards where functions are to give them, and from a row's place to what it was."""
     text_columns = (args.prompt_column, args.completion_column, args.chosen_column, args.rejected_column)
     numbers = (args.reward_column, args.chosen_score_column, args.rejected_score_column, args.truncated_column)
     raw = read_rows(name, split, config=args.dataset_config, text_columns=text_columns, number_columns=numbers)
     to_rows = row_reader(args, raw.column_names)
-    scored = bool(args.reward_funcs)
     rows = tokenised(
         raw,
         partial(
@@ -191,7 +209,7 @@ def _load(name: str, split: str, *, args: RewardDataArguments, tokenizer, model_
                 append_eos=args.append_eos,
                 chat_template_kwargs=template_arguments(args.chat_template_kwargs),
             ),
-            with_rewards=not scored,
+            with_rewards=not args.reward_funcs,
             with_subset=args.subset_column is not None,
         ),
         COLUMNS if args.subset_column is None else COLUMNS | {"subset": Value("string")},
@@ -206,13 +224,8 @@ def _load(name: str, split: str, *, args: RewardDataArguments, tokenizer, model_
     kept = fitting(rows, limit, rows_of=rows_of, drop=args.drop_long_rows, drop_argument="drop_long_rows")
     if len(kept) < len(rows):
         rows = rows.select(kept)
-    if scored:
-        # Source rows are read again, not held in memory.
-        scores = score_set(rows, lambda place: to_rows(raw[int(kept[place]) // parts])[kept[place] % parts], args)
-        raise_for_problems(list(map(_score_problem, scores)), rows["row_id"][:], rows_of, PROBLEMS)
-        rows = rows.map(partial(_put_score, scores=scores), with_indices=True, desc="Placing rewards")
-    _warn_if_constant((float(rewards.sum()) for rewards in rows.with_format("numpy")["rewards"]), rows_of)
-    return rows
+    # Source rows are read again, not held in memory.
+    return rows, lambda place: to_rows(raw[int(kept[place]) // parts])[kept[place] % parts]
 
 
 def _columns(row: Row, *, tokenize: CompletionTokenizer, with_rewards: bool, with_subset: bool) -> dict[str, Any]:

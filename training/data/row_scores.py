@@ -6,16 +6,21 @@ from collections.abc import Callable, Sequence
 
 from datasets import Dataset
 
+from modeling_dvpo.ranks import rank, world_size
 from modeling_dvpo.text.assistant_turns import Messages
 from modeling_dvpo.text.completion_tokens import plain_message
 
+from ..engine.distributed import gather_lists, share_of
 from ..rewards.functions import RewardFunction, call_reward_functions, combine_rewards, load_reward_function
 from .arguments import RewardDataArguments
 from .rows import Row
 
 
 def score_set(tokens: Dataset, source_row: Callable[[int], Row], args: RewardDataArguments) -> list[float | None]:
-    """What `args.reward_funcs` say of every row, as `score_rows` has it.
+    """What `args.reward_funcs` say of every row, as `score_rows` has it; every rank must call it, and gets the same.
+
+    Each row is scored once, by one rank: a judge may answer differently when asked again, and costs. Batches are the
+    same ones for any number of ranks.
 
     Args:
         tokens: the tokenised set.
@@ -24,7 +29,8 @@ def score_set(tokens: Dataset, source_row: Callable[[int], Row], args: RewardDat
     """
     functions = [load_reward_function(name) for name in args.reward_funcs]
     scores: list[float | None] = []
-    for start in range(0, len(tokens), args.reward_batch_size):
+    starts = range(0, len(tokens), args.reward_batch_size)
+    for start in (starts[place] for place in share_of(starts, rank(), world_size())):
         batch = tokens[start : start + args.reward_batch_size]
         completion_ids = [
             [token for token, action in zip(ids, actions, strict=True) if action]
@@ -32,7 +38,7 @@ def score_set(tokens: Dataset, source_row: Callable[[int], Row], args: RewardDat
         ]
         rows = [source_row(start + place) for place in range(len(completion_ids))]
         scores += score_rows(rows, completion_ids, functions, weights=args.reward_weights, row_ids=batch["row_id"])
-    return scores
+    return gather_lists(scores)
 
 
 def score_rows(

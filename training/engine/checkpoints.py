@@ -47,7 +47,9 @@ def save_checkpoint(output_dir, step: int, learners: dict, progress: dict, *, ke
     save_file(_random_state(), partial / f"random-{rank()}.safetensors")
     if is_main():
         schedules = {name: learner.schedule.state_dict() for name, learner in learners.items()}
-        state = {"step": step, "world_size": world_size(), "schedules": schedules, "progress": progress}
+        skipped = {name: learner.skipped for name, learner in learners.items()}
+        state = {"step": step, "world_size": world_size(), "schedules": schedules, "skipped": skipped}
+        state["progress"] = progress
         (partial / "progress.json").write_text(json.dumps(state))
     barrier()
     if is_main():
@@ -82,6 +84,7 @@ def load_checkpoint(path: Path, learners: dict) -> dict:
             options=OPTIONS,
         )
         learner.schedule.load_state_dict(saved["schedules"][name])
+        learner.skipped = saved["skipped"][name]
     if saved["world_size"] == world_size():
         _restore_random_state(load_file(path / f"random-{rank()}.safetensors"))
     return saved["progress"]

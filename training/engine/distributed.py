@@ -5,20 +5,27 @@ Every script runs as one plain process or under `torchrun --nproc-per-node N`; o
 
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from modeling_dvpo.ranks import barrier, is_main, world_size
+from modeling_dvpo.ranks import INIT_TIMEOUT, barrier, is_main, world_size
 
 
 @contextmanager
-def distributed_run():
-    """Yield the device of this rank; under torchrun, with a process group around the block."""
+def distributed_run(timeout: float = INIT_TIMEOUT):
+    """Yield the device of this rank; under torchrun, with a process group around the block.
+
+    Args:
+        timeout: seconds that a rank waits for the others, wherever `waiting_at_most` does not say less.
+    """
     if "LOCAL_RANK" not in os.environ:
         yield torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return
@@ -28,11 +35,25 @@ def distributed_run():
         backend = "cpu:gloo,cuda:nccl"
     else:
         device, backend = torch.device("cpu"), "gloo"
-    dist.init_process_group(backend)
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    yield device
+    dist.destroy_process_group()  # not after an error: it may wait for ranks that will not come
+
+
+@contextmanager
+def waiting_at_most(seconds: float, otherwise: float):
+    """Inside, a rank waits this long for the others in a collective, and `otherwise` behind it; all ranks must enter.
+
+    They meet at the door, so that none has the shorter patience while another is still busy with what is before it.
+    """
+    if world_size() == 1:
+        yield
+        return
+    barrier()
+    # private in name only: nothing else sets it for gloo and NCCL alike
+    _set_pg_timeout(timedelta(seconds=seconds))
+    yield
+    _set_pg_timeout(timedelta(seconds=otherwise))
 
 
 @contextmanager
@@ -53,6 +74,12 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone()
         dist.all_reduce(tensor)
     return tensor
+
+
+def share_of(items: Sequence, rank: int, world_size: int) -> range:
+    """Places of this rank's items: neighbours, in shares that differ by at most one."""
+    bounds = [len(items) * part // world_size for part in (rank, rank + 1)]
+    return range(*bounds)
 
 
 def gather_lists(items: list) -> list:

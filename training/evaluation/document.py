@@ -50,7 +50,8 @@ def subsets_table(sets: list[dict]) -> str:
 def _set_line(one: dict) -> str:
     truth = f"{one['continuations']} continuations of each" if one["truth"] == "monte_carlo" else "one return of each"
     return (
-        f"- {one['name']}: {DOMAINS[one['domain']]}; {one['rows']:,} responses, {one['states']:,} states, {truth}; "
+        f"- {one['name']}: {DOMAINS[one['domain']]}; {one['rows']:,} responses to {one['prompts']:,} "
+        f"prompts, {one['states']:,} states, {truth}; "
         f"`{one['dataset']}`"
     )
 

@@ -87,8 +87,7 @@ class Evaluation:
             self.policy_config, self.policy_tokenizer = found
 
     def read(self, reading: RewardDataArguments):
-        with main_process_first():
-            rows, _ = load_reward_data(reading, self.tokenizer, model_config=self.configs["critic"])
+        rows, _ = load_reward_data(reading, self.tokenizer, model_config=self.configs["critic"])
         return rows
 
     def load_rows(self, named: NamedSet):
@@ -202,6 +201,7 @@ class Evaluation:
             "domain": data.named.domain,
             "dataset": data.named.where,
             "rows": len(data.states),
+            "prompts": len(set(data.prompts)),
             "states": len(data.returns),
             "truth": data.named.kind,
             "continuations": data.returns.shape[1] if data.returns.dim() == 2 else None,

@@ -12,10 +12,11 @@ from .records import versions
 RECORD_FILE = "pair.json"
 
 
-def save_pair(directory, policy, critic, tokenizer, *, step: int, settings: dict, metrics: dict) -> None:
+def save_pair(directory, policy, critic, tokenizer, *, step: int, settings: dict, metrics: dict, chat: bool) -> None:
     """Write `policy/`, `critic/` (None: left out) and `pair.json`, whole or not at all; every rank must call it.
 
-    `pair.json` ties the two: their files' SHA-256, the step, the run's settings and its last metrics. A frozen
+    `pair.json` ties the two: their files' SHA-256, the step, the run's settings and its last metrics, and whether the
+    policy was given chats. A frozen
     critic's own record stays as it was.
     """
     if critic is not None and any(parameter.requires_grad for parameter in critic.parameters()):
@@ -34,10 +35,11 @@ def save_pair(directory, policy, critic, tokenizer, *, step: int, settings: dict
                 "step": step,
                 "files": {name: _digests(partial / name) for name in parts},
                 "settings": settings,
+                "chat": chat,
                 "metrics": without_nan(metrics),
                 "versions": versions(),
             }
-            (partial / RECORD_FILE).write_text(json.dumps(record, indent=1))
+            (partial / RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     write_whole(directory, write)
 

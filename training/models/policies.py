@@ -20,7 +20,9 @@ def base_of(args):
     if adapter is None:
         return args
     return replace(
-        args, model_name_or_path=json.loads(Path(adapter).read_text())["base_model_name_or_path"], revision=None
+        args,
+        model_name_or_path=json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"],
+        revision=None,
     )
 
 

@@ -7,9 +7,9 @@ import torch
 from modeling_dvpo.ranks import rank, world_size
 
 from ..data.prompts import Prompt, Prompts
-from ..engine.distributed import gather_lists
+from ..engine.distributed import gather_lists, share_of
 from .rollouts import Rollout
-from .samples import Sample, Scorer, share_of
+from .samples import Sample, Scorer
 
 
 def sample_metrics(samples: Sequence[Sample]) -> dict[str, float]:
@@ -46,7 +46,8 @@ def evaluate_policy(
         num_shown: samples of each set to show.
 
     Returns:
-        `eval/<set>/<function>`, `/completion_length` and `/truncated`; and the rows of `sample_table`.
+        `eval/<set>/<function>`, `/completion_length`, `/truncated` and `/prompts`, how many these are means over; and
+        the rows of `sample_table`.
     """
     metrics: dict[str, float] = {}
     shown: list[dict] = []
@@ -58,6 +59,7 @@ def evaluate_policy(
             for metric, value in sample_metrics(samples).items()
             if metric.startswith("reward/") or metric in ("completion_length", "truncated")
         }
+        metrics[f"eval/{name}/prompts"] = len(prompts)
         shown += sample_table(samples[:num_shown], name)
     return metrics, shown
 

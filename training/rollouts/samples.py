@@ -157,9 +157,3 @@ def outcome_returns(samples: Sequence[Sample], gamma: float) -> torch.Tensor:
         steps_left = torch.arange(sample.num_actions - 1, -1, -1, dtype=torch.float64)
         parts.append((sample.reward * gamma**steps_left).float())
     return torch.cat(parts)
-
-
-def share_of(items: Sequence, rank: int, world_size: int) -> range:
-    """Places of this rank's items: neighbours, in shares that differ by at most one."""
-    bounds = [len(items) * part // world_size for part in (rank, rank + 1)]
-    return range(*bounds)

@@ -5,11 +5,12 @@ import math
 from dataclasses import dataclass, field
 
 from modeling_dvpo.critic.losses import CriticLossConfig
+from modeling_dvpo.ranks import INIT_TIMEOUT, TRAIN_TIMEOUT
 
 from ..errors import ConfigError
 from .tracking import check_trackers
 
-# Those of `transformers.get_scheduler` that need nothing but the number of steps and of warm-up steps.
+# See `engine.learner.rate_share`.
 SCHEDULES = ("cosine", "linear", "constant_with_warmup")
 
 
@@ -30,9 +31,12 @@ class RunArguments:
     )
     learning_rate: float = option(1e-5, "Peak rate of the body or adapter, of AdamW (betas 0.9 and 0.95).")
     lr_scheduler_type: str = option("cosine", f"Schedule after the warm-up: {', '.join(SCHEDULES)}.")
-    warmup_ratio: float = option(0.05, "Share of the steps that warm up.")
+    warmup_ratio: float = option(0.05, "Share of the steps that warm up; the last of them has the peak rate.")
     weight_decay: float = option(0.0, "AdamW's decay of matrices; norms and biases do not decay.")
     max_grad_norm: float = option(1.0, "The gradient's norm is clipped to this; inf for never.")
+    max_skipped_updates: int = option(
+        3, "Updates in a row that are skipped where loss or gradient is not finite; one more ends the run."
+    )
     bf16: bool = option(False, "Compute in bfloat16 over float32 weights; heads and loss stay float32.")
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass.")
     logging_steps: int = option(10, "Write training metrics every n steps.")
@@ -43,6 +47,8 @@ class RunArguments:
     push_every: int = option(0, "Save and push every n steps, beside the end.")
     push_private: bool = option(False, "Repositories that push_to makes are private.")
     report_to: list[str] = option([], "Trackers of accelerate: trackio, wandb, tensorboard, ...")
+    init_timeout: float = option(INIT_TIMEOUT, "Seconds a rank waits for the others: at the start, and between steps.")
+    train_timeout: float = option(TRAIN_TIMEOUT, "The same inside a step, from this process's second on.")
     seed: int = option(0, "Of fresh weights, held-out prompts, data order, sampling and dropout.")
 
     def __post_init__(self):
@@ -50,7 +56,8 @@ class RunArguments:
         require_between(self, 0, 1, "warmup_ratio")
         require_at_least_one(self, "max_tokens_per_device", "logging_steps", "save_total_limit")
         require_not_negative(self, "learning_rate", "weight_decay", "eval_steps", "save_steps", "push_every")
-        require_positive(self, "max_grad_norm")
+        require_not_negative(self, "max_skipped_updates")
+        require_positive(self, "max_grad_norm", "init_timeout", "train_timeout")
         check_trackers(self.report_to)
 
 

@@ -87,9 +87,9 @@ def _read_yaml(path: str, names: list[str]) -> dict:
             "as --key value."
         )
     try:
-        settings = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        settings = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML in UTF-8: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds a {type(settings).__name__}; it must be a mapping of key: value.")
     for key in settings:

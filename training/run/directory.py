@@ -17,6 +17,7 @@ RUN_FILE = "run.json"
 FREE_TO_CHANGE = {
     "resume", "overwrite_output_dir", "output_dir", "report_to", "logging_steps", "save_steps", "save_total_limit",
     "push_to", "push_every", "push_private", "num_workers", "max_tokens_per_device", "gradient_checkpointing",
+    "max_skipped_updates", "init_timeout", "train_timeout",
 }  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def check_run_directory(output_dir, settings: dict, *, resume: bool, overwrite: 
         # a mistyped directory is neither filled nor emptied
         raise ConfigError(f"{folder} holds files but no {RUN_FILE}, so it is no run's. Choose another output_dir.")
     if resume:
-        started = json.loads((folder / RUN_FILE).read_text())
+        started = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         changed = [
             f"{name} (was {started.get(name)!r}, is {settings[name]!r})"
             for name in settings
@@ -61,5 +62,7 @@ def claim_run_directory(output_dir, settings: dict, *, resume: bool, overwrite: 
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / RUN_FILE).open("x") as file:  # x: of two runs started side by side, the second fails here
+    with (folder / RUN_FILE).open(
+        "x", encoding="utf-8"
+    ) as file:  # x: of two runs started side by side, the second fails here
         json.dump(settings, file, indent=1, sort_keys=True)

@@ -56,7 +56,7 @@ class RunLog:
                 lines = _whole_lines(path) if self.start_step else []
                 done = [line for line in lines if json.loads(line)["step"] <= self.start_step]
                 partial = path.with_suffix(".partial")
-                partial.write_text("".join(done))
+                partial.write_text("".join(done), encoding="utf-8")
                 partial.replace(path)
             self.trackers = [_start_tracker(name, output_dir, settings) for name in report_to]
 
@@ -80,7 +80,8 @@ class RunLog:
 
         NaN where no step had a finite number.
         """
-        means = {name: total / count if count else math.nan for name, (total, count) in self.since_line.items()}
+        sums = self.since_line.items()
+        means: dict[str, float] = {name: total / count if count else math.nan for name, (total, count) in sums}
         self.since_line.clear()
         self.write(step, means | (more or {}))
         if self.active and self.bar.disable:
@@ -94,7 +95,7 @@ class RunLog:
         """Append one line, and send it to the trackers."""
         if not self.active:
             return
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **without_nan(metrics)}) + "\n")
         for tracker in self.trackers:
             tracker.log(metrics, step=step)
@@ -103,7 +104,7 @@ class RunLog:
         """Append rows of equal keys to `{name}.jsonl`, and send them to the trackers that take tables."""
         if not self.active or not rows:
             return
-        with (self.folder / f"{name}.jsonl").open("a") as file:
+        with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps({"step": step, **row}) + "\n" for row in rows)
         for tracker in self.trackers:
             if hasattr(tracker, "log_table"):
@@ -142,7 +143,7 @@ def check_trackers(names: list[str]) -> None:
 
 def _whole_lines(path: Path) -> list[str]:
     # a run killed while it wrote leaves half a line
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith("\n")]
 
 

@@ -16,14 +16,15 @@ from ..algorithms.critic_loss import critic_loss, running_mean
 from ..algorithms.held_out import evaluate, is_better
 from ..algorithms.targets import Targets, dataset_returns, target_returns
 from ..data.arguments import RewardDataArguments
+from ..data.fingerprints import require_same_data, reward_set_facts
 from ..data.layout import choose_layout, require_room
 from ..data.packing import RewardBatchSampler, RewardCollator
 from ..data.reward_sets import load_reward_data
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from ..engine.distributed import (
-    main_process_first,
     shard,
     sum_over_ranks,
+    waiting_at_most,
 )
 from ..engine.learner import Learner
 from ..models.critics import load_config_and_tokenizer, load_critic, save_critic
@@ -46,10 +47,12 @@ class CriticTrainer:
         set_seed(args.seed)
         # Data first: bad input is named before any weights are read.
         parent_config, self.tokenizer = load_config_and_tokenizer(critic_args)
-        with main_process_first():
-            self.train_set, self.eval_set = load_reward_data(
-                data_args, self.tokenizer, model_config=parent_config, seed=args.seed
-            )
+        self.train_set, self.eval_set = load_reward_data(
+            data_args, self.tokenizer, model_config=parent_config, seed=args.seed
+        )
+        set_seed(
+            args.seed
+        )  # a reward function may have drawn, on each rank for itself; fresh weights must be the same
         longest = max(max(rows["length"]) for rows in (self.train_set, self.eval_set) if rows)
         require_room(longest, args.max_tokens_per_device)
         returns = dataset_returns(self.train_set, args.gamma)
@@ -80,9 +83,11 @@ class CriticTrainer:
         self.total_steps = args.max_steps if args.max_steps > 0 else steps
         self.learner = Learner(critic, args, self.total_steps, device)
         self.targets = Targets(returns=args.returns, gamma=args.gamma, lam=args.lam, target=args.target)
-        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "report": None, "best": None}
+        data = self.data_facts()
+        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "report": None, "best": None, "data": data}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.progress = load_checkpoint(found[-1], {"critic": self.learner})
+            require_same_data(self.progress.get("data"), data, args.output_dir)
         self.log = RunLog(self.total_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         self.log.say(
             f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
@@ -91,6 +96,14 @@ class CriticTrainer:
             f"{'packed' if layout['packing'] else 'padded'}; {self.total_steps} steps; "
             f"{world_size()} process(es) on {device}"
         )
+
+    def data_facts(self) -> dict:
+        """What a run that goes on must find as it was: its rows, and the units that the heads have learnt in."""
+        config = self.critic.config
+        facts = reward_set_facts(self.train_set, "training")
+        facts |= reward_set_facts(self.eval_set, "held-out") if self.eval_set else {}
+        # not to the last digit, which other hardware may round otherwise
+        return facts | {"units of returns": f"mean {config.return_mean:.6g}, scale {config.return_scale:.6g}"}
 
     def train(self) -> None:
         args = self.args
@@ -102,7 +115,10 @@ class CriticTrainer:
             epoch, start = divmod(step, len(self.sampler))
             for micro_batches in self.sampler.steps(epoch, start):
                 step += 1
-                metrics = self.optimizer_step(step, micro_batches)
+                # the first step also warms up kernels
+                patience = args.train_timeout if self.log.opened else args.init_timeout
+                with waiting_at_most(patience, args.init_timeout):
+                    metrics = self.optimizer_step(step, micro_batches)
                 if not self.log.opened:
                     self.begin_to_write()
                 tokens += metrics["action_tokens"]
@@ -153,7 +169,9 @@ class CriticTrainer:
         learning_rate, heads_learning_rate = self.learner.learning_rates()
         metrics = self.learner.update(batches, loss_of, where=f"Step {step}")
         self.learner.schedule.step()
-        self.progress["underestimation"] = running_mean(self.progress["underestimation"], metrics["underestimation"])
+        if self.learner.was_updated:
+            mean = running_mean(self.progress["underestimation"], metrics["underestimation"])
+            self.progress["underestimation"] = mean
         self.progress["step"] = step
         rates = {"learning_rate": learning_rate, "heads_learning_rate": heads_learning_rate}
         return {**metrics, **rates, "epoch": step / len(self.sampler), "action_tokens": num_items}
@@ -176,6 +194,7 @@ class CriticTrainer:
                 self.shares,
                 self.device,
             )
+        report |= {"rows": len(self.eval_set), "prompts": len(set(self.eval_set["prompt_id"]))}
         self.progress["report"] = report
         step = self.progress["step"]
         self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in report.items()))

@@ -25,6 +25,7 @@ from ..algorithms.policy_arguments import (
 )
 from ..algorithms.updates import PolicyUpdates
 from ..data.arguments import PromptArguments
+from ..data.fingerprints import prompt_facts, require_same_data
 from ..data.layout import choose_layout
 from ..data.prompts import PromptSampler, load_prompts
 from ..engine.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
@@ -32,7 +33,9 @@ from ..engine.distributed import (
     gather_lists,
     main_process_first,
     shard,
+    share_of,
     sum_over_ranks,
+    waiting_at_most,
     whole_weights,
 )
 from ..engine.learner import Learner
@@ -57,7 +60,6 @@ from ..rollouts.samples import (
     Sample,
     Scorer,
     outcome_returns,
-    share_of,
 )
 from ..run.directory import claim_run_directory
 from ..run.pushing import pushing_of
@@ -137,9 +139,13 @@ class DVPOTrainer:
             max_completion_length=rollout_args.max_completion_length,
             seed=args.seed,
         )
-        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}}
+        data = prompt_facts(self.prompts, "training")
+        for name, prompts in self.eval_prompts.items():
+            data |= prompt_facts(prompts, name)
+        self.progress: dict[str, Any] = {"step": 0, "underestimation": 0.0, "metrics": {}, "critic": {}, "data": data}
         if args.resume and (found := list_checkpoints(args.output_dir)):
             self.load_checkpoint(found[-1])
+            require_same_data(self.progress.get("data"), data, args.output_dir)
         self.log = RunLog(args.max_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         if unused := unused_settings(algorithm_args, critic_args):
             self.log.say(f"{algorithm_args.algorithm} has no critic, and no use for {', '.join(unused)}.")
@@ -181,7 +187,9 @@ class DVPOTrainer:
         args, first = self.args, self.progress["step"] + 1
         evaluated = self.evaluate() if first == 1 else None
         for step in range(first, args.max_steps + 1):
-            metrics = self.step(step)
+            # the first step also warms up kernels
+            with waiting_at_most(args.init_timeout if step == first else args.train_timeout, args.init_timeout):
+                metrics = self.step(step)
             self.progress |= {"step": step, "metrics": metrics}
             if not self.log.opened:
                 claim_run_directory(
@@ -212,11 +220,13 @@ class DVPOTrainer:
         started = time.perf_counter()
         samples = self.collect(step)
         sampled = time.perf_counter()
-        if self.critic and not self.critic.started:
-            self.critic.start(
-                outcome_returns(samples, self.algorithm_args.gamma), self.settings, self.updates.loss_config
-            )
-            self.use_critic(self.critic)
+        if self.critic:
+            returns = outcome_returns(samples, self.algorithm_args.gamma)
+            if self.critic.started:
+                self.critic.follow(returns)
+            else:
+                self.critic.start(returns, self.settings, self.updates.loss_config)
+                self.use_critic(self.critic)
         report = None
         if self.critic and (step % self.args.logging_steps == 0 or step == self.args.max_steps):
             rewards = torch.tensor([sample.reward for sample in samples])
@@ -296,7 +306,9 @@ class DVPOTrainer:
         if metrics:
             self.log.write(step, metrics)
             self.log.write_table("completions", step, shown)
-            rewards = {n: v for n, v in metrics.items() if not n.endswith(("completion_length", "truncated"))}
+            rewards = {
+                n: v for n, v in metrics.items() if not n.endswith(("completion_length", "truncated", "prompts"))
+            }
             self.log.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in rewards.items()))
 
     def use_critic(self, critic: OnlineCritic) -> None:
@@ -323,6 +335,7 @@ class DVPOTrainer:
     def save(self) -> Path:
         directory, critic = Path(self.args.output_dir) / "last", self.critic.model if self.critic else None
         options = {"step": self.progress["step"], "settings": self.settings, "metrics": self.progress["metrics"]}
+        options["chat"] = not isinstance(self.prompts[0].prompt, str)
         save_pair(directory, self.policy, critic, self.tokenizer, **options)
         self.log.say(f"saved {directory}")
         return directory

@@ -226,6 +226,24 @@ class TestLoss:
         options = {"reference_log_probs": torch.tensor([[math.log(1.1 / 2)]]), "kl_coef": 0.1}
         assert self.loss(1.1, 2.0, **options) == pytest.approx((-2.2 + 0.1 * (math.log(2) - 0.5), -2.2 + 0.1 * 0.5))
 
+    @pytest.mark.parametrize("far", [25.0, 200.0, 1e30])
+    def test_log_ratios_are_bounded(self, far):
+        """e^89 overflows: one token that the policy had left far behind made the loss infinite, and ended the run."""
+        log_prob = torch.tensor([[far], [-far]], requires_grad=True)
+        old, ones = torch.zeros(2, 1), torch.ones(2, 1)
+        loss = policy_loss(log_prob, old, -ones, ones, **CLIP, reference_log_probs=old, kl_coef=0.5)
+        # -ρ A of e^20, clipped to 0.8 below; k3(±20) = e^∓20 - 1 ± 20
+        expected = math.exp(20) + 0.8 + 0.5 * (math.exp(-20) - 1 + 20 + math.exp(20) - 1 - 20)
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
+        (gradient,) = torch.autograd.grad(loss, log_prob)
+        assert not gradient.any()
+        metrics = policy_metrics(
+            log_prob, old, -ones, ones, **CLIP, num_tokens=2, reference_log_probs=old, entropy=ones
+        )
+        assert all(value.isfinite() for value in metrics.values())
+        nan = policy_loss(log_prob * math.nan, old, -ones, ones, **CLIP)
+        assert nan.isnan(), "what is not a number is not made to look like one"
+
     def test_k3_is_the_kl_divergence_on_average(self):
         torch.manual_seed(0)
         log_p, log_q = torch.randn(2, 6).double().log_softmax(-1)

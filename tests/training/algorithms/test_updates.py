@@ -64,7 +64,7 @@ def mini_batch(*parts, **options):
 def learner(model, rate=1e-3):
     args = SimpleNamespace(
         learning_rate=rate, heads_learning_rate=rate, weight_decay=0.0, lr_scheduler_type="constant_with_warmup",
-        warmup_ratio=0.0, max_grad_norm=1e9, bf16=False,
+        warmup_ratio=0.0, max_grad_norm=1e9, max_skipped_updates=3, bf16=False,
     )  # fmt: skip
     return Learner(model, args, 10, CPU)
 
@@ -385,7 +385,7 @@ class TestLearn:
         orders = {}
         for step in (1, 2, 1):
             seen = []
-            made._update_policy = lambda each, step, seen=seen: seen.append(each.num_tokens) or {}
+            made._update_policy = lambda each, step, seen=seen: seen.append(each.num_tokens) or {"skipped_updates": 0}
             made.learn(steps, step=step, policy_learns=True)
             epochs = [tuple(seen[i : i + 4]) for i in range(0, 24, 4)]
             assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs) and len(set(epochs)) > 1
@@ -397,7 +397,7 @@ class TestLearn:
         counts = {"policy": 0, "critic": 0}
 
         def count(name):
-            return lambda *args: counts.__setitem__(name, counts[name] + 1) or {}
+            return lambda *args: counts.__setitem__(name, counts[name] + 1) or {"skipped_updates": 0}
 
         made._update_policy, made._update_critic = count("policy"), count("critic")
         made.learn([MiniBatch([], 1, 1)] * 2, step=1, policy_learns=True)
@@ -434,14 +434,29 @@ class TestLearn:
         made.learn(steps, step=2, policy_learns=False)
         assert gates == [False, found > 0]
 
-    def test_a_failed_update_names_step_and_model(self, updates):
-        made, steps = updates("dvpo"), [mini_batch(samples_of())]
+    def test_skipped_updates_are_counted_and_left_out_of_the_means(self, updates):
+        """The first mini-batch has a reward that is not finite; the second's numbers are those that are reported."""
+        made, steps = updates("dvpo"), [mini_batch(samples_of()), mini_batch(samples_of(seed=1))]
         made.prepare(steps, policy_learns=True, report=None)
         before = weights(made.policy.model)
+        for name in ("advantages", "returns"):
+            steps[0].batches[0][name] = steps[0].batches[0][name] * float("inf")
+        metrics = made.learn(steps, step=7, policy_learns=True)
+        assert metrics["skipped_updates"] == metrics["critic/skipped_updates"] == 1
+        assert all(math.isfinite(value) for value in metrics.values()) and math.isfinite(made.underestimation)
+        assert not same(made.policy.model, before)
+        before = weights(made.policy.model)
+        metrics = made.learn(steps[:1], step=8, policy_learns=True)
+        assert math.isnan(metrics["policy_loss"]) and math.isnan(metrics["critic/loss"])
+        assert metrics["skipped_updates"] == 2 and same(made.policy.model, before)
+
+    def test_too_many_skipped_updates_name_step_and_model(self, updates):
+        made, steps = updates("dvpo"), [mini_batch(samples_of())]
+        made.policy.max_skipped_updates = 0
+        made.prepare(steps, policy_learns=True, report=None)
         steps[0].batches[0]["advantages"] = steps[0].batches[0]["advantages"] * float("inf")
         with pytest.raises(FloatingPointError, match="Step 7, policy: loss nan"):
             made.learn(steps, step=7, policy_learns=True)
-        assert same(made.policy.model, before)
 
 
 @pytest.mark.parametrize("init", [True, False])

@@ -135,7 +135,7 @@ class TestTextStaysText:
             assert [*read_rows(name, "train")] == self.rows, name
 
     def test_a_date_that_comes_late_in_a_long_file(self, tmp_path):
-        """A later part of the file with dates alone was parsed by itself, and written back in another form."""
+        """Types are those of the whole file: a part of it that has dates alone is text like the rest."""
         rows = [{"answer": "no date"}] * 1500 + [{"answer": "2024-05-01", "late": 0.1234567890123}] * 1500
         (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         read = read_rows(str(tmp_path / "a.jsonl"), "train")

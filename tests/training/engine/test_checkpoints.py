@@ -17,7 +17,8 @@ def make_learner(seed=0, frozen=()):
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    return SimpleNamespace(model=model, optimizer=optimizer, schedule=schedule)
+    skipped = {"total": 0, "in_a_row": 0}
+    return SimpleNamespace(model=model, optimizer=optimizer, schedule=schedule, skipped=skipped)
 
 
 def update(learner):
@@ -56,10 +57,13 @@ def test_training_goes_on_bit_for_bit(tmp_path):
 
 
 def test_progress_comes_back(tmp_path):
+    """And how many updates were skipped: a resumed run has no more patience than one that was not cut off."""
     learner = make_learner()
+    learner.skipped = {"total": 5, "in_a_row": 2}
     save(tmp_path, 3, learner, best={"crps": 0.1})
-    progress = load(tmp_path, learner)
-    assert progress == {"best": {"crps": 0.1}}
+    other = make_learner()
+    assert load(tmp_path, other) == {"best": {"crps": 0.1}}
+    assert other.skipped == {"total": 5, "in_a_row": 2}
 
 
 def test_frozen_weights_are_not_stored_and_not_touched(tmp_path):

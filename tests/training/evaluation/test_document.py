@@ -16,6 +16,7 @@ def one_set(name="held-out", domain="in", **more):
         "domain": domain,
         "dataset": f"{name}.jsonl",
         "rows": 1200,
+        "prompts": 300,
         "states": 34567,
         "truth": "returns",
         "continuations": None,
@@ -59,8 +60,13 @@ def test_page():
     sampled = one_set("far", "out", truth="monte_carlo", continuations=64, rows=200, states=200)
     page = as_markdown(evaluation(one_set(), sampled, revision="abc", constant_from="train.jsonl"))
     assert "Evaluation of `a/critic` at `abc`." in page
-    assert "- held-out: in domain; 1,200 responses, 34,567 states, one return of each; `held-out.jsonl`" in page
-    assert "- far: out of domain; 200 responses, 200 states, 64 continuations of each; `far.jsonl`" in page
+    assert (
+        "- held-out: in domain; 1,200 responses to 300 prompts, 34,567 states, one return of each; `held-out.jsonl`"
+        in page
+    )
+    assert (
+        "- far: out of domain; 200 responses to 300 prompts, 200 states, 64 continuations of each; `far.jsonl`" in page
+    )
     assert "| far | `domain=a` | 7 | 0.250 | 0.123 | 0.700 [0.600, 0.800] |" in page
     assert "the returns of `train.jsonl`" in page
     assert "of the set itself (the best constant in hindsight)" in as_markdown(evaluation(one_set()))

@@ -232,7 +232,8 @@ class TestPair:
         return load_online_critic(args, PolicyCriticArguments(num_quantiles=4), "dvpo", tokenizer)[0]
 
     def save(self, folder, args, tokenizer, critic, **more):
-        given = {"step": 7, "settings": {"seed": 3}, "metrics": {"reward": 0.5, "reward/f": float("nan")}, **more}
+        given = {"step": 7, "settings": {"seed": 3}, "metrics": {"reward": 0.5, "reward/f": float("nan")}}
+        given |= {"chat": True, **more}
         save_pair(folder, load_policy(args), critic, tokenizer, **given)
         return json.loads((folder / "pair.json").read_text())
 
@@ -242,7 +243,7 @@ class TestPair:
         for part in ("policy", "critic"):
             content = (tmp_path / "last" / part / "model.safetensors").read_bytes()
             assert record["files"][part] == {"model.safetensors": hashlib.sha256(content).hexdigest()}
-        assert (record["step"], record["settings"]) == (7, {"seed": 3})
+        assert (record["step"], record["settings"], record["chat"]) == (7, {"seed": 3}, True)
         assert record["metrics"] == {"reward": 0.5, "reward/f": None}
         assert AutoConfig.from_pretrained(tmp_path / "last" / "critic").critic_training == {"gamma": 0.5, "step": 7}
 

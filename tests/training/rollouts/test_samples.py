@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from modeling_dvpo.training.data.packing import RewardCollator
+from modeling_dvpo.training.engine.distributed import share_of
 from modeling_dvpo.training.errors import RewardDataError
 from modeling_dvpo.training.rollouts.rollouts import Rollout
 from modeling_dvpo.training.rollouts.samples import (
@@ -16,7 +17,6 @@ from modeling_dvpo.training.rollouts.samples import (
     Scorer,
     as_text,
     outcome_returns,
-    share_of,
 )
 
 

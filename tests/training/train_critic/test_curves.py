@@ -1,9 +1,22 @@
 """Runs that must have one curve, however the work is cut; and runs that are cut off and go on."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from critic_runs import SHORT, run, script, values
-from scripts import Stop, assert_same_curve, flags, kill_after_first_checkpoint, metrics_of, run_on_ranks, stop_in
+from scripts import (
+    Stop,
+    assert_same_curve,
+    flags,
+    kill_after_first_checkpoint,
+    metrics_of,
+    read_rows,
+    run_on_ranks,
+    stop_in,
+    write_rows,
+)
 
 from modeling_dvpo.training.errors import ConfigError
 from modeling_dvpo.training.trainers.critic_trainer import CriticTrainer
@@ -39,6 +52,24 @@ class TestSameCurve:
         found = run_on_two_ranks(tmp_path / "run", inputs, SHORT, max_tokens_per_device=40)
         assert_same_curve(found, one_process[0])
         torch.testing.assert_close(values(tmp_path / "run" / "last"), values(one_process[1] / "last"))
+
+    def test_a_judge_that_never_says_the_same_twice(self, inputs, tmp_path):
+        """Every rank asked it about every row, and began with rewards, units and fresh biases of its own, silently.
+
+        It draws from PyTorch's generator, so that fresh weights would differ, too.
+        """
+        arguments = flags(
+            inputs, SHORT, reward_funcs="made_up_rewards:judge", reward_batch_size=16, max_steps=1,
+            output_dir=tmp_path / "run",
+        )  # fmt: skip
+        run_on_ranks(Path(__file__).with_name("start_on_ranks.py"), [str(tmp_path), *arguments])
+        one, other = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+        assert len(set(one["returns"])) > 30, "the judge is not random"
+        asked = one.pop("asked"), other.pop("asked")
+        # 120 rows in 8 batches, 40 held out in 3: 4 and 1 are rank 0's
+        assert [len(rows) for rows in asked] == [64 + 16, 56 + 24]
+        assert sorted(asked[0] + asked[1]) == sorted([*range(120), *range(40)])
+        assert one == other
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -90,6 +121,19 @@ class TestResume:
     def test_other_settings_are_refused(self, one_process, inputs):
         with pytest.raises(ConfigError, match=r"seed \(was 0, is 1\). Change them back"):
             run(one_process[1], inputs, SHORT, resume="true", seed=1)
+
+    @pytest.mark.parametrize("changed", ["dataset", "eval_dataset"])
+    def test_other_data_is_refused(self, inputs, tmp_path, changed):
+        """Heads that had learnt in the old units were read in the new ones: 5.02 and 1.02 became 15.37 and -8.46."""
+        rows = {name: read_rows(inputs[name]) for name in ("dataset", "eval_dataset")}
+        files = {name: write_rows(tmp_path / f"{name}.jsonl", rows[name]) for name in rows}
+        run(tmp_path / "run", inputs, SHORT, files, max_steps=1)
+        before = values(tmp_path / "run" / "last")
+        write_rows(tmp_path / f"{changed}.jsonl", [{**row, "reward": 4 * row["reward"]} for row in rows[changed]])
+        which = {"dataset": r"training rows \(was .*units of returns \(was mean", "eval_dataset": "held-out rows"}
+        with pytest.raises(ConfigError, match=f"was started on other data: rewards of the {which[changed]}"):
+            run(tmp_path / "run", inputs, SHORT, files, max_steps=1, resume="true")
+        assert torch.equal(values(tmp_path / "run" / "last"), before)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("ranks", [1, 2])

@@ -1,5 +1,7 @@
 """What is learnt, by which parameters, at which rates; and what stops it."""
 
+import math
+
 import pytest
 import torch
 from critic_runs import LEARNING, SHORT, config_of, run, values
@@ -73,8 +75,8 @@ def test_lora_saves_an_adapter_that_goes_on(inputs, tmp_path):
 
 def test_learning_rates_warm_up_and_decay(inputs, tmp_path):
     metrics = run(tmp_path / "run", inputs, SHORT, learning_rate=3e-3, warmup_ratio=0.4, lr_scheduler_type="linear")
-    # 6 steps, of which ceil(2.4) = 3 warm up; the rate of a step is that before its update
-    expected = [0, 1e-3, 2e-3, 3e-3, 2e-3, 1e-3]
+    # 6 steps, of which ceil(2.4) = 3 warm up, from 1/3; then down a line that would reach 0 in the seventh
+    expected = [1e-3, 2e-3, 3e-3, 2.25e-3, 1.5e-3, 0.75e-3]
     assert [metrics[step]["learning_rate"] for step in range(1, 7)] == pytest.approx(expected)
     assert [metrics[step]["heads_learning_rate"] for step in range(1, 7)] == pytest.approx([10 * x for x in expected])
 
@@ -95,17 +97,24 @@ def test_the_shift_gate_follows_a_running_mean(inputs, tmp_path, monkeypatch):
     assert runs[0].progress["underestimation"] == pytest.approx(mean)
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_leaves_what_was_saved(inputs, tmp_path, monkeypatch):
-    """That no update is made is tested in test_learner.py."""
-    losses, critic_loss = [], critic_trainer.critic_loss
+def test_losses_that_are_not_finite(inputs, tmp_path, monkeypatch):
+    """The third step's is skipped, and leaves no NaN in the shift's gate; from the fifth on they end the run."""
+    losses, runs = [], []
+    critic_loss, train = critic_trainer.critic_loss, critic_trainer.CriticTrainer.train
 
     def poisoned(*args, **kwargs):
         loss, terms = critic_loss(*args, **kwargs)
         losses.append(loss)  # one micro-batch a step
-        return loss * (float("nan") if len(losses) == 3 else 1), terms
+        factor = float("nan") if len(losses) == 3 or len(losses) >= 5 else 1
+        return loss * factor, {name: value * factor for name, value in terms.items()}
 
     monkeypatch.setattr(critic_trainer, "critic_loss", poisoned)
-    with pytest.raises(FloatingPointError, match="Step 3: loss nan, gradient norm nan. No update was made"):
-        run(tmp_path / "run", inputs, SHORT, save_steps=2)
-    assert list(metrics_of(tmp_path / "run")) == [0, 1, 2]
-    assert (tmp_path / "run" / "checkpoints" / "step-2").exists()
+    monkeypatch.setattr(critic_trainer.CriticTrainer, "train", lambda self: (runs.append(self), train(self)))
+    with pytest.raises(FloatingPointError, match="Step 6: loss nan, gradient norm nan. No update was made, nor in"):
+        run(tmp_path / "run", inputs, SHORT, save_steps=2, max_skipped_updates=1)
+    metrics = metrics_of(tmp_path / "run")
+    assert list(metrics) == [0, 1, 2, 3, 4, 5]
+    assert [metrics[step]["skipped_updates"] for step in range(1, 6)] == [0, 0, 1, 1, 2]
+    assert metrics[3]["loss"] is None and metrics[4]["loss"] > 0
+    assert math.isfinite(runs[0].progress["underestimation"])
+    assert (tmp_path / "run" / "checkpoints" / "step-4").exists()

@@ -26,7 +26,7 @@ class TestEveryAlgorithm:
         if algorithm == "dvpo":
             distribution = ("sd", "crossing_rate", "coverage_50", "coverage_80", "coverage_90", "pit_ks")
             expected |= {f"critic/{name}" for name in distribution}
-        evaluation = {f"eval/held_out/{name}" for name in ("vowels", "completion_length", "truncated")}
+        evaluation = {f"eval/held_out/{name}" for name in ("vowels", "completion_length", "truncated", "prompts")}
         assert {step: set(found) for step, found in metrics.items()} == {
             0: evaluation, 1: expected, 2: expected, 3: expected, 4: expected | evaluation
         }  # fmt: skip

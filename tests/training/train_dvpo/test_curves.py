@@ -13,11 +13,13 @@ from scripts import (
     flags,
     kill_after_first_checkpoint,
     metrics_of,
+    read_rows,
     run_on_ranks,
     stop_in,
     write_rows,
 )
 
+from modeling_dvpo.training.errors import ConfigError
 from modeling_dvpo.training.trainers import dvpo_trainer
 
 EQUAL = {
@@ -128,6 +130,18 @@ class TestResume:
         after = weights(folder)
         assert all(torch.equal(after[name], value) for name, value in before.items())
         assert {**record_of(folder), "settings": None} == {**record, "settings": None}
+
+    @pytest.mark.parametrize("changed", ["dataset", "eval_dataset"])
+    def test_other_prompts_are_refused(self, inputs, tmp_path, changed):
+        """The run went on with prompts, or answers to them, that it had not begun with, and said nothing."""
+        rows = {name: read_rows(inputs[name]) for name in ("dataset", "eval_dataset")}
+        files = {name: write_rows(tmp_path / f"{name}.jsonl", rows[name]) for name in rows}
+        settings = {"algorithm": "grpo", "max_steps": 1, **files}
+        run(tmp_path / "run", inputs, SHORT, settings)
+        write_rows(tmp_path / f"{changed}.jsonl", [{**row, "number": row["number"] + 1} for row in rows[changed]])
+        name = {"dataset": "training", "eval_dataset": "eval_dataset"}[changed]
+        with pytest.raises(ConfigError, match=f"other data: other columns of the {name} prompts .was"):
+            run(tmp_path / "run", inputs, SHORT, settings, resume="true")
 
     @pytest.mark.slow
     @pytest.mark.parametrize("ranks", [1, 2])
