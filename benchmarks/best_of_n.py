@@ -79,7 +79,7 @@ class Bench:
         rows = [self.tokens(*pair) for pair in zip(each, flat, strict=True)]
         states = {"distributional": torch.stack([one.quantiles for one in flat])}
         for name in self.critics.keys() - states.keys():
-            scored = score_tokens(self.critics[name], rows, eos_token_id=self.tokenizer.eos_token_id)
+            scored = score_tokens(self.critics[name], rows)
             states[name] = torch.stack([one.last_state for one in scored])
         scores = {
             "likelihood": torch.tensor(self.log_likelihoods(rows)),

@@ -20,14 +20,14 @@ class Words:
         return self.words[i]
 
 
-def hand_scored(prompt, words, *, ended=True, heads=3, quantiles=200, seed=0, wander=0.15, asides=()):
+def hand_scored(prompt, words, *, heads=3, quantiles=200, seed=0, wander=0.15, asides=()):
     """A completion of these words after the prompt, with the tokenizer that reads it.
 
     Quantiles are those of a distribution that wanders along the words; `asides` are places among the words that are
     another party's.
     """
     tokenizer = Words([prompt, *words])
-    ids = list(range(len(words) + 1)) + [tokenizer.eos_token_id] * ended
+    ids = list(range(len(words) + 1)) + [tokenizer.eos_token_id]
     actions = [place for place in range(1, len(ids)) if place - 1 not in asides]
     states = len(actions) + 1
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ def hand_scored(prompt, words, *, ended=True, heads=3, quantiles=200, seed=0, wa
     levels = (torch.arange(quantiles) + 0.5) / quantiles
     shape = 2 * levels - 1 + 0.3 * (2 * levels - 1) ** 3
     of_heads = 0.03 * torch.randn(states, heads, 1, generator=generator)
-    return ScoredCompletion(ids, actions, (centre + of_heads + spread * shape).float(), ended), tokenizer
+    return ScoredCompletion(ids, actions, (centre + of_heads + spread * shape).float()), tokenizer
 
 
 HOSTILE = [

@@ -42,6 +42,7 @@ class DistributionalValuePipeline(Pipeline):
             "disagreement" (that of the heads' means).
         levels: of the quantiles to give, in (0, 1].
         append_eos: end text completions that are not truncated with the end token.
+        chat_template_kwargs: arguments of the chat template's own, such as {"enable_thinking": False}.
         return_tensors: tensors instead of lists, and all of the critic's quantiles instead of those at `levels`.
         batch_size: inputs read together; 1 by default.
 
@@ -53,8 +54,8 @@ class DistributionalValuePipeline(Pipeline):
         - quantiles: (T + 1, levels), of the distribution averaged over heads; with return_tensors (T + 1, N, M).
         - levels: of these; not with return_tensors.
         - risk: each name's (T + 1,) numbers.
-        - last_state: the place in the lists to read one number for the whole completion at: the state before the end
-          token, which is T - 1, or T where there is none.
+        - last_state: the place in the lists to read one number for the whole completion at: the state before its last
+          token, T - 1; of a prompt alone its one state, 0.
     """
 
     # Any, where the base class declares None
@@ -77,14 +78,15 @@ class DistributionalValuePipeline(Pipeline):
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def _sanitize_parameters(
-        self, risk=None, levels=None, append_eos=None, return_tensors=None, **unknown
+        self, risk=None, levels=None, append_eos=None, chat_template_kwargs=None, return_tensors=None, **unknown
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise ValueError(
                 f"{TASK} pipelines have no setting {sorted(unknown)[0]!r}; there are risk, levels, append_eos, "
-                "return_tensors and batch_size."
+                "chat_template_kwargs, return_tensors and batch_size."
             )
-        before = {} if append_eos is None else {"append_eos": append_eos}
+        before = {"append_eos": append_eos, "chat_template_kwargs": chat_template_kwargs}
+        before = {name: value for name, value in before.items() if value is not None}
         after: dict[str, Any] = {"risk": risk, "levels": levels, "return_tensors": return_tensors}
         after = {name: value for name, value in after.items() if value is not None}
         if risk is not None:
@@ -93,17 +95,24 @@ class DistributionalValuePipeline(Pipeline):
                 _measure(name)  # says what is wrong with it, before anything is read
         return before, {}, after
 
-    def preprocess(self, inputs, append_eos: bool = True) -> dict:  # type: ignore[override]  # the base says `dict` of a setting
+    def preprocess(  # type: ignore[override]  # the base says `dict` of a setting
+        self, inputs, append_eos: bool = True, chat_template_kwargs: dict | None = None
+    ) -> dict:
         prompt, completion, options = _parts(inputs)
         if completion is None:
-            ids = prompt_tokens(self.tokenizer, prompt, options.get("tools"))
+            ids = prompt_tokens(
+                self.tokenizer, prompt, options.get("tools"), chat_template_kwargs=chat_template_kwargs
+            )
             return {"row": Tokens(ids, [False] * len(ids))}
-        return {"row": CompletionTokenizer(self.tokenizer, append_eos=append_eos)(prompt, completion, **options)}
+        tokenize = CompletionTokenizer(
+            self.tokenizer, append_eos=append_eos, chat_template_kwargs=chat_template_kwargs
+        )
+        return {"row": tokenize(prompt, completion, **options)}
 
     def _forward(self, model_inputs: dict) -> dict:  # type: ignore[override]  # the base promises a ModelOutput
         rows = model_inputs["row"]
         one = isinstance(rows, Tokens)
-        scored = score_tokens(self.model, [rows] if one else rows, eos_token_id=self.tokenizer.eos_token_id)
+        scored = score_tokens(self.model, [rows] if one else rows)
         return {"scored": scored[0] if one else scored}
 
     def postprocess(  # type: ignore[override]  # as above
@@ -121,7 +130,7 @@ class DistributionalValuePipeline(Pipeline):
             "value": scored.value,
             "quantiles": scored.quantiles if return_tensors else quantiles_at(ensemble, levels),
             "risk": {name: _measure(name)(scored.quantiles).float() for name in risk},
-            "last_state": len(ids) - 1 if scored.ended else len(ids),
+            "last_state": max(len(ids) - 1, 0),
         }
         if return_tensors:
             return told

@@ -81,7 +81,7 @@ def write_and_prune(
     while live and left > 0:
         new = continuation.write(min(pruning.every, left))
         left -= pruning.every
-        _read(reader, live, new)
+        _read(reader, live, new, last=left <= 0)
         if left > 0:
             _drop_worst(drafts, measure, pruning)
         places = [place for place, draft in enumerate(live) if not draft.ended and not draft.dropped]
@@ -92,14 +92,14 @@ def write_and_prune(
     return drafts
 
 
-def _read(reader: PrefixReader, live: list[Draft], new: list[Written]) -> None:
+def _read(reader: PrefixReader, live: list[Draft], new: list[Written], *, last: bool) -> None:
     ids, mask = padded_tokens([written.ids for written in new])
     for draft, written, outputs in zip(live, new, reader.read(ids, mask).cpu(), strict=True):
         draft.ids += written.ids
         draft.ended = written.ended
         states = torch.cat([draft.state[None], outputs[: len(written.ids)]])
-        # as ScoredCompletion.last_state: the one before the end token knows the whole answer
-        draft.state = states[-2 if draft.ended else -1]
+        # a draft that goes on is in the state before its next token; of a whole one, as ScoredCompletion.last_state
+        draft.state = states[-2 if draft.ended or last else -1]
 
 
 def _drop_worst(drafts: list[Draft], measure: RiskMeasure, pruning: Pruning) -> None:

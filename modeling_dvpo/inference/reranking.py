@@ -9,8 +9,9 @@ A candidate's score is a number made of the distribution that the critic sees in
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -57,6 +58,7 @@ def rerank(
     truncated: bool | Sequence[bool] = False,
     append_eos: bool = True,
     tools: list | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     use_cache: bool | None = None,
     max_tokens: int = 16384,
     device: torch.device | str | None = None,
@@ -73,7 +75,7 @@ def rerank(
         score: what makes a number of the distribution, averaged over heads: "mean", "cvar", "upper_tail",
             "lower_confidence", "value_at_risk", "wang", "spectral", with a parameter if you like ("cvar=0.25"), or a
             function of (K, M) quantiles that gives (K,) numbers.
-        truncated, append_eos, tools, max_tokens: as in `score_completions`.
+        truncated, append_eos, tools, chat_template_kwargs, max_tokens: as in `score_completions`.
         use_cache: read the prompt once for all candidates; None where the critic's family allows it.
         device, dtype: of a critic given by name; by default the first GPU, if any, and the checkpoint's dtype.
 
@@ -93,6 +95,7 @@ def rerank(
         truncated=truncated,
         append_eos=append_eos,
         tools=tools,
+        chat_template_kwargs=chat_template_kwargs,
         max_tokens=max_tokens,
         use_cache=use_cache,
     )
@@ -117,6 +120,7 @@ def best_of_n(
     batch_size: int = 64,
     pruning: Pruning | dict | None = None,
     tools: list | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     use_cache: bool | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str = "auto",
@@ -137,7 +141,7 @@ def best_of_n(
         seed: makes the samples repeatable, and leaves the global random generators as they were.
         batch_size: rows sampled together; a prompt's n always are.
         pruning: `Pruning(...)` or its settings: drop the worst candidates while they are being written.
-        tools: for the chat template.
+        tools, chat_template_kwargs: for the chat template.
 
     Returns:
         One for each prompt, in their order.
@@ -158,7 +162,7 @@ def best_of_n(
         tokenizer = next((model for model in (policy, critic) if isinstance(model, Named)), None)
     policy = _loaded(AutoModelForCausalLM, policy, device, dtype)
     critic, tokenizer = _critic_and_tokenizer(critic, tokenizer, device or policy.device, dtype)
-    rows = [prompt_tokens(tokenizer, prompt, tools) for prompt in prompts]
+    rows = [prompt_tokens(tokenizer, prompt, tools, chat_template_kwargs=chat_template_kwargs) for prompt in prompts]
     _require_room(policy, critic, rows, max_new_tokens)
     sampler = Sampler(policy, tokenizer, sampling)
     results, step = [], max(1, batch_size // n)
@@ -223,8 +227,8 @@ def _written(continuation, critic, prompts, n, max_new_tokens, use_cache) -> lis
         Tokens(prompts[draft.prompt] + draft.ids, [False] * len(prompts[draft.prompt]) + [True] * len(draft.ids))
         for draft in drafts
     ]
-    for draft, scored in zip(drafts, score_tokens(critic, rows, eos_token_id=None, use_cache=use_cache), strict=True):
-        draft.state = scored.quantiles[-2 if draft.ended else -1]
+    for draft, scored in zip(drafts, score_tokens(critic, rows, use_cache=use_cache), strict=True):
+        draft.state = scored.last_state
     return drafts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from transformers.generation import StopStringCriteria
 
 from ..text.batches import batches_by_length, padded_tokens
 from ..text.problems import DataError
+from ..text.turn_ends import end_ids, generation_end_ids, turn_end
 from .prefix_reader import evaluating
 
 NEVER = torch.iinfo(torch.long).max
@@ -62,14 +64,15 @@ class Sampler:
         sampling: settings.
 
     Attributes:
-        end_ids: what ends a completion: the end tokens of the generation config, and the tokenizer's.
+        end_ids: what ends a completion; see `text.turn_ends.end_ids`.
 
     Raises:
         DataError: nothing could end a completion but its length.
     """
 
     def __init__(self, policy, tokenizer, sampling: Sampling):
-        self.policy, self.end_ids = policy, known_end_ids(policy, tokenizer)
+        self.policy, self.end_ids = policy, end_ids(tokenizer, policy)
+        _warn_of_unknown_ends(policy, tokenizer)
         stops = list(sampling.stop_strings)
         if not self.end_ids and not stops:
             raise DataError(
@@ -176,12 +179,18 @@ class _StopStrings(StoppingCriteria):
         return done
 
 
-def known_end_ids(policy, tokenizer) -> list[int]:
-    """Every id that ends a completion: those of the checkpoint's generation config, and the tokenizer's end token."""
-    known = policy.generation_config.eos_token_id
-    known = [] if known is None else [known] if isinstance(known, int) else list(known)
-    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return list(dict.fromkeys(known + own))
+def _warn_of_unknown_ends(policy, tokenizer) -> None:
+    """Samples here end where the chat template's turns do; those of others, who ask the checkpoint, would not."""
+    known = generation_end_ids(policy)
+    missing = [text for text in turn_end(tokenizer).texts() if tokenizer.convert_tokens_to_ids(text) not in known]
+    if missing:
+        ids = sorted({*known, *tokenizer.convert_tokens_to_ids(missing)})
+        warnings.warn(
+            f"The chat template ends a turn with {' or '.join(missing)}, which is no end token of the policy's "
+            f"generation config (it has {known or 'none'}). Here completions end there; a policy that is served "
+            f"with that config would go on: set `policy.generation_config.eos_token_id = {ids}`.",
+            stacklevel=3,
+        )
 
 
 @contextmanager

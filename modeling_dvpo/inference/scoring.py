@@ -1,14 +1,15 @@
 """What a critic says of whole completions: the distribution of the return in every state along them.
 
 A completion of T action tokens passes T + 1 states: the one before each of its tokens, and the one after the last.
-Whoever wants one number for a completion reads `last_state`: the output *at* an end token is trained only where a
-return is bootstrapped from it, so it is the state before the end token that knows the whole answer.
+Whoever wants one number for a completion reads `last_state`, the state before its last token, whatever that is: a
+return ends with the last action, so what a critic says *after* it is trained only where a return is bootstrapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,13 +30,11 @@ class ScoredCompletion:
         action_positions: (T,) where in `input_ids` the action tokens are; a chat's other turns lie between.
         quantiles: (T + 1, N, M) float32 on the CPU, in the reward's units: [t] is the state before action token t,
             [T] the state after the last one.
-        ended: the last action token is an end token.
     """
 
     input_ids: list[int]
     action_positions: list[int]
     quantiles: Tensor = field(repr=False)
-    ended: bool
 
     @property
     def value(self) -> Tensor:
@@ -44,8 +43,8 @@ class ScoredCompletion:
 
     @property
     def last_state(self) -> Tensor:
-        """(N, M) quantiles of the state before the end token, or of the one after the last token of an unended one."""
-        return self.quantiles[-2 if self.ended else -1]
+        """(N, M) quantiles of the state before the last action token; of a prompt alone, its one state."""
+        return self.quantiles[max(len(self.action_positions) - 1, 0)]
 
 
 def score_completions(
@@ -57,6 +56,7 @@ def score_completions(
     truncated: bool | Sequence[bool] = False,
     append_eos: bool = True,
     tools: list | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     max_tokens: int = 16384,
     use_cache: bool | None = False,
 ) -> list[ScoredCompletion]:
@@ -68,7 +68,8 @@ def score_completions(
         prompts, completions: texts; or chats, whose completions are messages or the text of one assistant turn.
         truncated: of all completions or of each: it was cut off, so it has no end token.
         append_eos: end text completions that are not truncated with the end token, where they have none.
-        tools: for the chat template.
+        tools, chat_template_kwargs: for the chat template; the latter are its own arguments, such as
+            {"enable_thinking": False}.
         max_tokens: of a padded batch; a completion longer than that is read alone.
         use_cache: True reads a prompt that several completions share once, and goes on from its KV cache: the same
             numbers up to rounding, for less work where prompts are long. None does so where the critic's family allows
@@ -87,21 +88,20 @@ def score_completions(
             f"{len(prompts)} prompts, {len(completions)} completions and {len(flags)} values of truncated: give as "
             "many of each."
         )
-    tokenize = CompletionTokenizer(tokenizer, append_eos=append_eos)
+    tokenize = CompletionTokenizer(tokenizer, append_eos=append_eos, chat_template_kwargs=chat_template_kwargs)
     rows = []
     for place, (prompt, completion, cut) in enumerate(zip(prompts, completions, flags, strict=True)):
         try:
             rows.append(tokenize(prompt, completion, tools=tools, truncated=cut))
         except RowProblem as problem:
             raise ValueError(f"Completion {place}: {problem}") from problem
-    return score_tokens(critic, rows, eos_token_id=tokenizer.eos_token_id, max_tokens=max_tokens, use_cache=use_cache)
+    return score_tokens(critic, rows, max_tokens=max_tokens, use_cache=use_cache)
 
 
 def score_tokens(
     critic,
     rows: Sequence[Tokens],
     *,
-    eos_token_id: int | None,
     max_tokens: int = 16384,
     use_cache: bool | None = False,
 ) -> list[ScoredCompletion]:
@@ -123,13 +123,7 @@ def score_tokens(
             quantiles = critic(input_ids=ids, attention_mask=mask, use_cache=False).quantiles
             for i, outputs in zip(batch, quantiles, strict=True):
                 states[i] = _states(rows[i], outputs, first=0)
-    return [_scored(row, states[i], eos_token_id) for i, row in enumerate(rows)]
-
-
-def _scored(row: Tokens, quantiles: Tensor, eos_token_id: int | None) -> ScoredCompletion:
-    actions = _action_positions(row)
-    ended = bool(actions) and eos_token_id is not None and row.input_ids[-1] == eos_token_id
-    return ScoredCompletion(list(row.input_ids), actions, quantiles, ended)
+    return [ScoredCompletion(list(row.input_ids), _action_positions(row), states[i]) for i, row in enumerate(rows)]
 
 
 def _action_positions(row: Tokens) -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
@@ -25,6 +27,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--prompt", help="text of the prompt")
     parser.add_argument("--response", action="append", default=[], help="text of a response; may be given again")
     parser.add_argument("--chat", action="store_true", help="--prompt is a user's message, for the chat template")
+    parser.add_argument(
+        "--chat-template-kwargs",
+        type=_arguments,
+        metavar="JSON",
+        help="arguments of the chat template, such as '{\"enable_thinking\": false}'",
+    )
     parser.add_argument("--truncated", action="store_true", help="the responses were cut off: they get no end token")
     parser.add_argument("--file", help=".jsonl or .json rows with prompt and completion(s), or messages")
     parser.add_argument(
@@ -69,7 +77,7 @@ def main(options: Namespace) -> None:
     critic = AutoModelForDistributionalValue.from_pretrained(
         options.critic, revision=options.revision, dtype=options.dtype
     ).to(device)
-    scored = _score(critic, tokenizer, responses)
+    scored = _score(critic, tokenizer, responses, options.chat_template_kwargs)
     facts = {
         "labels": options.title or (titles(responses) if options.file else [one.label for one in responses]),
         "rewards": [response.reward for response in responses],
@@ -124,7 +132,16 @@ def _responses(options: Namespace) -> tuple[list[Response], int]:
     return responses, len(responses)
 
 
-def _score(critic, tokenizer, responses: list[Response]) -> list[ScoredCompletion]:
+def _arguments(text: str) -> dict[str, Any]:
+    arguments = json.loads(text)
+    if not isinstance(arguments, dict):
+        raise ValueError
+    return arguments
+
+
+def _score(
+    critic, tokenizer, responses: list[Response], chat_template_kwargs: dict[str, Any] | None
+) -> list[ScoredCompletion]:
     """Scored together where they have the same tools."""
     scored = []
     for tools, group in groupby(responses, lambda response: response.tools):
@@ -137,6 +154,7 @@ def _score(critic, tokenizer, responses: list[Response]) -> list[ScoredCompletio
                 [response.completion for response in some],
                 truncated=[response.truncated for response in some],
                 tools=tools,
+                chat_template_kwargs=chat_template_kwargs,
             )
         except ValueError as error:
             labels = f"{some[0].label} to {some[-1].label}" if len(some) > 1 else some[0].label

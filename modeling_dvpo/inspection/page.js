@@ -83,7 +83,7 @@ class Card {
   label(state) {
     const { response } = this;
     const say = (name, number) => (number === null ? "" : `, ${name} ${write(number, returnDigits, name === "change")}`);
-    const unknown = known(response, state) ? "" : ", value not known after the end token";
+    const unknown = known(response, state) ? "" : ", value not known after the last token";
     const value = say("value", measure(response, "value", state));
     return `${nameOf(this.list.tokens[state])}${value}${say("change", measure(response, "change", state))}${unknown}`;
   }
@@ -128,7 +128,7 @@ class Card {
 
   lists(state) {
     if (!known(this.response, state)) {
-      element("p", this.details, { class: "hint", text: "After the end token critics are not trained: no numbers." });
+      element("p", this.details, { class: "hint", text: "After the last token critics are not trained: no numbers." });
       return;
     }
     const list = element("dl", this.details);

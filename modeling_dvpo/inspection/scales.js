@@ -37,7 +37,7 @@ for (const mode of MODES) {
   }
   if (mode.name === "change") {
     high = Math.max(Math.abs(low), Math.abs(high));
-    if (!Number.isFinite(high)) high = 0; // one token, and that an end token
+    if (!Number.isFinite(high)) high = 0; // one token: nothing is known after it
     low = -high;
   }
   Object.assign(mode, { low, high });

@@ -21,9 +21,9 @@ BANDS = [0.05, 0.25, 0.5, 0.75, 0.95]
 
 @dataclass(frozen=True)
 class StateNumbers:
-    """A completion's states in numbers: T tokens, S of its T + 1 states are known, N heads, M quantiles.
+    """A completion's states in numbers: T tokens, S = T of its T + 1 states are known, N heads, M quantiles.
 
-    State t is the one before token t, so state t + 1 the one after it. The state after an end token is not known: a
+    State t is the one before token t, so state t + 1 the one after it. The state after the last token is not known: a
     critic is trained there only where a return is bootstrapped from it.
 
     Attributes:
@@ -46,8 +46,7 @@ class StateNumbers:
     @cached_property
     def heads(self) -> Tensor:
         """(S, N, M) float64, each head's quantiles as the critic gave them."""
-        quantiles = self.scored.quantiles.double()
-        return quantiles[:-1] if self.scored.ended else quantiles
+        return self.scored.quantiles[:-1].double()
 
     @cached_property
     def ensemble(self) -> Tensor:

@@ -1,24 +1,27 @@
 """From a prompt and a completion to tokens, and which of them are the policy's actions; and back to text.
 
 Prompt and completion of a text are tokenised apart, because the policy that sampled the completion had the prompt's
-tokens fixed. A chat is rendered once and cut at the assistant's turns, and the pieces are tokenised apart for the same
-reason.
+tokens fixed. A chat's text is cut at the assistant's turns, and the pieces are tokenised apart for the same reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .arrow_rows import without_added_nulls
-from .assistant_turns import Messages, Spans, assistant_spans
+from .assistant_turns import ChatTemplate, Messages, Turn, assistant_turns
 from .problems import RowProblem, require_chat_template, require_end_token
+from .turn_ends import end_ids
 
 
 @dataclass
 class Tokens:
-    """Tokens of a row; `starts[i]` is where action token i (counted over actions) begins in the completion's text."""
+    """Tokens of a row; `starts[i]` is where action token i (counted over actions) begins in the completion's text.
+
+    `end_appended`: the last token ends the completion and is not in its text, nor in what a chat template writes.
+    """
 
     input_ids: list[int]
     actions: list[bool]
@@ -33,10 +36,12 @@ class CompletionTokenizer:
     Args:
         tokenizer: a transformers tokenizer; `starts` need a fast one, which knows character offsets.
         append_eos: end a text completion with the end token, unless it has one or is truncated.
+        chat_template_kwargs: what the chat template is given besides: {"enable_thinking": False}, say.
     """
 
-    def __init__(self, tokenizer, *, append_eos: bool = True):
+    def __init__(self, tokenizer, *, append_eos: bool = True, chat_template_kwargs: Mapping[str, Any] | None = None):
         self.tokenizer, self.append_eos = tokenizer, append_eos
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
 
     def __call__(
         self,
@@ -76,7 +81,7 @@ class CompletionTokenizer:
         ids, starts = self._encode(completion)
         if not ids:
             raise RowProblem("empty completion", f"{completion!r:.60} has no tokens")
-        append = self.append_eos and not truncated and ids[-1] != self.tokenizer.eos_token_id
+        append = self.append_eos and not truncated and ids[-1] not in end_ids(self.tokenizer)
         if append:
             ids = [*ids, self.tokenizer.eos_token_id]
         actions = [False] * len(before) + [True] * len(ids)
@@ -98,16 +103,20 @@ class CompletionTokenizer:
             raise RowProblem("no assistant turn", f"roles {', '.join(m['role'] for m in completion)}")
         if not any(message.get("content") or message.get("tool_calls") for message in turns):
             raise RowProblem("empty completion", "no assistant turn with content")
-        conversation = prompt + completion
-        tokens = self._cut(
-            *assistant_spans(self.tokenizer, conversation, len(prompt), tools=tools, truncated=truncated)
-        )
+        template = ChatTemplate(self.tokenizer, tools, self.chat_template_kwargs)
+        text, spans = assistant_turns(template, prompt + completion, len(prompt), truncated=truncated)
+        tokens = self._cut(text, spans)
         if not tokens.actions or not tokens.actions[-1]:
-            raise RowProblem("empty completion", "the chat template writes nothing for the last assistant turn")
-        self._into_content(tokens, turns)
+            raise RowProblem("empty completion", "the last assistant turn is empty, or the template marks none")
+        tokens.end_appended = not truncated and not template.end().closer and bool(template.end().texts())
+        content = turns[0].get("content")
+        if tokens.starts is None or len(turns) > 1 or not content or spans[0].content is None:
+            tokens.starts = None  # with several turns step ends have no meaning
+        else:
+            tokens.text, tokens.starts = content, [start - spans[0].content for start in tokens.starts]
         return tokens
 
-    def _cut(self, text: str, spans: Spans) -> Tokens:
+    def _cut(self, text: str, turns: list[Turn]) -> Tokens:
         """Tokens of the text up to the end of its last turn, each piece tokenised apart.
 
         What a template writes after the last turn ("\\n", say) is neither state nor action.
@@ -116,26 +125,14 @@ class CompletionTokenizer:
         actions: list[bool] = []
         starts: list[int] | None = []
         position = 0
-        for start, end in spans:
+        for start, end, _ in turns:
             between, _ = self._encode(text[position:start])
             turn, offsets = self._encode(text[start:end])
             ids += between + turn
             actions += [False] * len(between) + [True] * len(turn)
             starts = None if offsets is None or starts is None else starts + [start + offset for offset in offsets]
             position = end
-        return Tokens(ids, actions, text, starts)
-
-    @staticmethod
-    def _into_content(tokens: Tokens, turns: Messages) -> None:
-        """Count starts from the content of the only assistant turn; with several, step ends have no meaning."""
-        if tokens.text is None or tokens.starts is None:
-            return
-        content = turns[0].get("content")
-        place = tokens.text.rfind(content) if len(turns) == 1 and isinstance(content, str) else -1
-        if place < 0:
-            tokens.text = tokens.starts = None
-        else:
-            tokens.text, tokens.starts = content, [start - place for start in tokens.starts]
+        return Tokens(ids, actions, None, starts)
 
 
 def prompt_ids(tokenizer, text: str) -> list[int]:
@@ -148,7 +145,13 @@ def prompt_ids(tokenizer, text: str) -> list[int]:
     return [bos, *plain] if by_habit or not plain else plain
 
 
-def prompt_tokens(tokenizer, prompt: str | Messages, tools: list | None = None) -> list[int]:
+def prompt_tokens(
+    tokenizer,
+    prompt: str | Messages,
+    tools: list | None = None,
+    *,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
     """What a policy goes on from: a text's tokens, or a chat's up to where the assistant's next turn begins.
 
     Raises:
@@ -159,13 +162,8 @@ def prompt_tokens(tokenizer, prompt: str | Messages, tools: list | None = None) 
         ids = prompt_ids(tokenizer, prompt)
     else:
         require_chat_template(tokenizer)
-        messages = plain_messages(prompt)
-        try:
-            text = tokenizer.apply_chat_template(
-                messages, tools=tools or None, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # whatever the template raises
-            raise RowProblem("chat template", f"{type(error).__name__}: {error}"[:200]) from error
+        template = ChatTemplate(tokenizer, tools, chat_template_kwargs or {})
+        text = template.render(plain_messages(prompt), prompt=True)
         ids = tokenizer(text, add_special_tokens=False).input_ids
     if not ids:
         raise RowProblem("empty", f"{prompt!r:.60} has no tokens")
@@ -180,10 +178,21 @@ def completion_of(tokenizer, prompt: str | Messages, ids: list[int], end_ids: Se
 
 
 def plain_messages(messages: Any) -> Messages:
-    """The messages without the empty keys that Arrow adds; raises `RowProblem` where they are no messages."""
+    """The messages without the empty keys that Arrow adds, and a content that is given in parts as its text; raises
+    `RowProblem` where they are no messages, or a part is no text."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) and m.get("role") for m in messages):
         raise RowProblem("not text", f"{messages!r:.60} is not a list of messages")
-    return [plain_message(message) for message in messages]
+    return [_with_text(plain_message(message)) for message in messages]
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates of language models would write a list of parts as Python does."""
+    parts = message.get("content")
+    if not isinstance(parts, list) or not all(isinstance(part, dict) and "type" in part for part in parts):
+        return message
+    if others := [part for part in parts if part["type"] != "text" or not isinstance(part.get("text"), str)]:
+        raise RowProblem("not text", f"a part of type {others[0]['type']!r} in a message of role {message['role']!r}")
+    return {**message, "content": "".join(part["text"] for part in parts)}
 
 
 def plain_message(message: dict[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_written_in_pieces_is_written_at_once(endless, tiny_tokenizer, every, us
 
 
 @pytest.mark.parametrize("use_cache", [None, False])
-def test_ended_ones_are_scored_before_their_end(models, tiny_tokenizer, use_cache):
+def test_all_are_scored_before_their_last_token(models, tiny_tokenizer, use_cache):
     whole = run(models, tiny_tokenizer)
     lengths = {candidate.num_tokens for result in whole for candidate in result.candidates}
     assert 12 in lengths and len(lengths) > 1  # some end, and some do not
@@ -115,14 +115,14 @@ def test_ended_ones_are_scored_before_their_end(models, tiny_tokenizer, use_cach
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_an_end_at_any_place_of_a_piece(models, tiny_tokenizer, critic, every, monkeypatch):
-    """Whatever was written: scores are those of the tokens read at once, the end token left out."""
+    """Whatever was written: scores are those of the tokens read at once, the last one left out."""
     drafts, write = [], write_and_prune
     monkeypatch.setattr(reranking, "write_and_prune", lambda *a, **b: drafts.extend(write(*a, **b)) or drafts)
     run(models, tiny_tokenizer, pruning=Pruning(every=every, share=0.0))
     places = {len(draft.ids) % 3 for draft in drafts if draft.ended}
     assert len(places) == 3 and len(drafts) == 12
     for draft in drafts:
-        ids = tiny_tokenizer([PROMPT, "hello"][draft.prompt]).input_ids + draft.ids[: -1 if draft.ended else None]
+        ids = tiny_tokenizer([PROMPT, "hello"][draft.prompt]).input_ids + draft.ids[:-1]
         expected = critic(input_ids=torch.tensor([ids])).quantiles[0, -1].detach()
         torch.testing.assert_close(draft.state, expected, rtol=0, atol=1e-5)
 

@@ -112,7 +112,7 @@ class TestBestOfN:
 
     @pytest.mark.parametrize("use_cache", [None, False])
     def test_scores_are_the_critics(self, policy, critic, tiny_tokenizer, monkeypatch, use_cache):
-        """In the state before the end token, or after the last token where there is none; both kinds are there."""
+        """In the state before the last token, be it an end token or not; both kinds are there."""
         written, write = [], Continuation.write
         monkeypatch.setattr(Continuation, "write", lambda *given: written.append(write(*given)) or written[-1])
         results = self.run(policy, critic, tiny_tokenizer, score="cvar=0.4", use_cache=use_cache)
@@ -130,9 +130,9 @@ class TestBestOfN:
             for candidate in result.candidates:
                 ids = rows[6 * number + candidate.place]
                 assert candidate.num_tokens == len(ids)
-                ids = ids[:-1] if ids[-1] == tiny_tokenizer.eos_token_id else ids
-                assert candidate.completion == tiny_tokenizer.decode(ids, skip_special_tokens=True)
-                whole = torch.tensor([tiny_tokenizer(result.prompt).input_ids + ids])
+                text = ids[:-1] if ids[-1] == tiny_tokenizer.eos_token_id else ids
+                assert candidate.completion == tiny_tokenizer.decode(text, skip_special_tokens=True)
+                whole = torch.tensor([tiny_tokenizer(result.prompt).input_ids + ids[:-1]])
                 expected = critic(input_ids=whole).quantiles[0, -1].detach()
                 torch.testing.assert_close(candidate.quantiles, expected, rtol=0, atol=1e-5)
                 assert candidate.score == pytest.approx(cvar(expected.mean(0), 0.4).item(), abs=1e-5)

@@ -130,7 +130,7 @@ class TestEnds:
         assert found == [([50, 51, 52, END], True), ([50, 51, 52, END], True), ([50, 51, 52], False)]
 
     def test_without_any(self, policy, rows, tiny_tokenizer):
-        tiny_tokenizer.eos_token = None
+        tiny_tokenizer.eos_token = tiny_tokenizer.chat_template = None
         policy = copy.copy(policy)
         policy.generation_config = GenerationConfig()
         with pytest.raises(DataError, match="Neither the model nor the tokenizer has an end token"):

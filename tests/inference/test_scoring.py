@@ -31,15 +31,14 @@ def test_state_before_each_action_and_after_the_last(critic, tiny_tokenizer):
     assert scored.action_positions == list(range(len(prompt), len(prompt + completion)))
     expected = outputs(critic, prompt + completion)[len(prompt) - 1 :]
     torch.testing.assert_close(scored.quantiles, expected)
-    assert scored.ended
     torch.testing.assert_close(scored.last_state, expected[-2])
     torch.testing.assert_close(scored.value, expected.mean((-2, -1)))
 
 
-def test_an_unended_completion_is_read_after_its_last_token(critic, tiny_tokenizer):
+def test_an_unended_completion_is_read_before_its_last_token_too(critic, tiny_tokenizer):
+    """That is the last state whose return a row of a reward set is learnt from; the one after it was read."""
     [scored] = score_completions(critic, tiny_tokenizer, ["hello"], [" world"], truncated=True)
-    assert not scored.ended
-    torch.testing.assert_close(scored.last_state, outputs(critic, scored.input_ids)[-1])
+    torch.testing.assert_close(scored.last_state, outputs(critic, scored.input_ids)[-2])
 
 
 @pytest.mark.parametrize("max_tokens", [1, 30, 10_000])
@@ -144,7 +143,7 @@ class TestSharedPrompts:
 
 def test_a_prompt_alone_has_one_state(critic, tiny_tokenizer):
     ids = tiny_tokenizer("hello world").input_ids
-    [scored] = score_tokens(critic, [Tokens(ids, [False] * len(ids))], eos_token_id=ids[-1])
-    assert (scored.action_positions, scored.ended) == ([], False)
+    [scored] = score_tokens(critic, [Tokens(ids, [False] * len(ids))])
+    assert scored.action_positions == []
     torch.testing.assert_close(scored.quantiles, outputs(critic, ids)[-1:])
     torch.testing.assert_close(scored.last_state, outputs(critic, ids)[-1])

@@ -125,7 +125,7 @@ class TestNumbers:
             page.hover("h1")
             check_table(page, completion[0], 0.1, state)
 
-    def test_the_value_after_the_end_token_is_unknown(self, open_page, completion):
+    def test_the_value_after_the_last_token_is_unknown(self, open_page, completion):
         page = open_page(completion, threshold=0.1)
         page.click(token(len(WORDS) + 1))
         check_table(page, completion[0], 0.1, len(WORDS) + 1)
@@ -133,13 +133,6 @@ class TestNumbers:
         assert page.locator(".chart .ensemble").count() == 0
         [(classes, said)] = each(page, ".selected", "[it.className, it.ariaLabel]")
         assert "unknown" in classes and "not known" in said
-
-    def test_of_a_response_that_was_cut_off_the_last_value_is_known(self, open_page):
-        completion = hand_scored("p", WORDS, ended=False)
-        page = open_page(completion, threshold=0.1)
-        page.click(token(len(WORDS)))
-        check_table(page, completion[0], 0.1, len(WORDS))
-        assert cells(page)["value"][1] != "–"
 
     def test_the_drawn_curve_is_the_distribution(self, open_page, completion):
         page = open_page(completion)

@@ -20,10 +20,12 @@ from modeling_dvpo.inspection.figure import COLOURS, INK, MEAN, QUIET, TAIL
 from modeling_dvpo.inspection.state_numbers import StateNumbers
 
 
-def atoms(rows, *, ended=False):
-    """A completion of two action tokens after one of prompt, with these quantiles (3, N, M)."""
-    ids = [0, 1, 3] if ended else [0, 1, 2]
-    return ScoredCompletion(ids, [1, 2], torch.tensor(rows, dtype=torch.float32), ended), Words(["p", "a", "b"])
+def atoms(rows):
+    """A completion of three action tokens after one of prompt, with these quantiles (3, N, M) before each of them;
+    after the last, where no critic is trained, they are no numbers."""
+    states = torch.tensor(rows, dtype=torch.float32)
+    states = torch.cat([states, torch.full_like(states[:1], torch.nan)])
+    return ScoredCompletion([0, 1, 2, 3], [1, 2, 3], states), Words(["p", "a", "b"])
 
 
 class TestNumbers:
@@ -33,7 +35,7 @@ class TestNumbers:
         numbers = StateNumbers(scored, alpha=0.5)
         assert numbers.ensemble.tolist() == [[2, 2, 2, 3], [1, 1, 1, 1], [0, 0, 0, 4]]
         assert numbers.value.tolist() == [2.25, 1.0, 1.0]
-        assert numbers.change.tolist() == [-1.25, 0.0]
+        assert numbers.change[:2].tolist() == [-1.25, 0.0]
         assert numbers.cvar.tolist() == [2.0, 1.0, 0.0]
         torch.testing.assert_close(numbers.spread, torch.tensor([0.1875**0.5, 0, 3**0.5], dtype=torch.float64))
         # Means of heads: 2 and 2.5; 1 and 1; 2 and 0.
@@ -42,17 +44,18 @@ class TestNumbers:
         # Levels 5, 25, 50, 75, 95 % of four atoms: the 1st, 1st, 2nd, 3rd, 4th.
         assert numbers.bands().tolist() == [[2, 2, 2, 2, 3], [1] * 5, [0, 0, 0, 0, 4]]
 
-    def test_the_state_after_an_end_token_is_not_known(self):
-        scored, _ = atoms([[[0.0]], [[1.0]], [[9.0]]], ended=True)
-        numbers = StateNumbers(scored)
-        assert numbers.value.tolist() == [0.0, 1.0]
-        assert numbers.change[0] == 1.0 and numbers.change[1].isnan()
+    def test_the_state_after_the_last_token_is_not_known(self):
+        """Whatever that token is: of a response that was cut off, or that another token than the tokenizer's ends, a
+        state was shown that no critic was trained in."""
+        numbers = StateNumbers(atoms([[[0.0]], [[1.0]], [[9.0]]])[0])
+        assert numbers.value.tolist() == [0.0, 1.0, 9.0]
+        assert numbers.change[:2].tolist() == [1.0, 8.0] and numbers.change[2].isnan()
 
     def test_numbers_that_are_not_finite_are_refused_but_after_the_end(self):
         rows = [[[0.0]], [[float("nan")]], [[1.0]]]
         with pytest.raises(ValueError, match="before token 1 of a completion are not finite"):
             StateNumbers(atoms(rows)[0])
-        StateNumbers(atoms([[[0.0]], [[1.0]], [[float("nan")]]], ended=True)[0])
+        StateNumbers(atoms([[[0.0]], [[1.0]], [[1.0]]])[0])
 
 
 class TestPage:

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from modeling_dvpo.text.assistant_turns import require_template_arguments
+from modeling_dvpo.text.problems import DataError
+
 from ..errors import ConfigError, RewardDataError
-from ..run.arguments import option
+from ..run.arguments import mapping, option
 
 
 @dataclass(kw_only=True)
@@ -24,6 +27,9 @@ class RewardDataArguments:
     completion_column: str = option("completion", "Completion: text, or a list of chat messages.")
     messages_column: str = option("messages", "Whole conversation; used where there is no completion column.")
     tools_column: str = option("tools", "Tools for the chat template, where the column exists.")
+    chat_template_kwargs: dict | str | None = option(
+        None, 'Arguments of the chat template: a mapping, or JSON such as {"enable_thinking": false}.'
+    )
     reward_column: str = option("reward", "Reward: a number, or a list of numbers with `step_ends`.")
     step_ends_column: str = option("step_ends", "Ends of the steps, as character offsets into the completion.")
     token_rewards_column: str = option("token_rewards", "One reward per completion token, where the column exists.")
@@ -47,6 +53,7 @@ class RewardDataArguments:
     num_workers: int | None = option(None, "Processes that tokenise; one by default.")
 
     def __post_init__(self):
+        self.chat_template_kwargs = template_arguments(self.chat_template_kwargs)
         if not 0.0 <= self.eval_fraction < 1.0:
             raise RewardDataError(f"eval_fraction is {self.eval_fraction}; it is a share of the rows, 0 <= share < 1.")
         if self.eval_fraction and (self.eval_dataset or self.eval_split):
@@ -80,12 +87,16 @@ class PromptArguments:
         None, "System message before every prompt that has none of its own; implies `chat`."
     )
     tools_column: str = option("tools", "Tools for the chat template, where the column exists.")
+    chat_template_kwargs: dict | str | None = option(
+        None, 'Arguments of the chat template: a mapping, or JSON such as {"enable_thinking": false}.'
+    )
     max_prompt_length: int | None = option(None, "Longest prompt in tokens; what the model's context leaves.")
     drop_long_prompts: bool = option(False, "Drop prompts that are too long instead of refusing the set.")
     eval_dataset: list[str] = option([], "Held-out sets, in any of the forms of `dataset`.")
     eval_split: str = option("train", "Split of each held-out set; a single file answers to any name.")
 
     def __post_init__(self):
+        self.chat_template_kwargs = template_arguments(self.chat_template_kwargs)
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise ConfigError(f"max_prompt_length is {self.max_prompt_length}; a prompt has at least one token.")
         if self.dataset in self.eval_dataset and self.eval_split == self.dataset_split:
@@ -93,3 +104,13 @@ class PromptArguments:
                 f"eval_dataset has the prompts that are trained on ({self.dataset!r}, split {self.dataset_split!r}): "
                 "give another set, or name another split with eval_split."
             )
+
+
+def template_arguments(given: dict | str | None) -> dict:
+    """`chat_template_kwargs` as a dict; raises ConfigError where they are none, or not the template's own."""
+    arguments = mapping("chat_template_kwargs", given)
+    try:
+        require_template_arguments(arguments)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    return arguments

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from modeling_dvpo.text.completion_tokens import plain_messages, prompt_tokens
 from modeling_dvpo.text.problems import RowProblem
 
 from ..errors import ConfigError, RewardDataError
-from .arguments import PromptArguments
+from .arguments import PromptArguments, template_arguments
 from .reading import Limit, context_of, fitting, read_rows, require_column, tokenised
 
 # What reward functions and environments are given beside the columns.
@@ -33,7 +33,10 @@ PROBLEMS = {
         "A prompt ends where the policy's turn begins; cut off the last message (and keep it in a column of its own "
         "if a reward function needs it).",
     ),
-    "chat template": ("are refused by the chat template", "Change them, or set `tokenizer.chat_template`."),
+    "chat template": (
+        "are refused by the chat template",
+        "Change them, pass what it needs with chat_template_kwargs, or set `tokenizer.chat_template`.",
+    ),
 }
 
 
@@ -42,13 +45,15 @@ class Prompt:
     """What the policy answers.
 
     `index` is the number of the row in its source, from 0; `prompt` what reward functions get, text or messages;
-    `input_ids` its tokens, with the template's generation prompt for chats; `columns` the row's other columns.
+    `input_ids` its tokens, with the template's generation prompt for chats; `columns` the row's other columns;
+    `chat_template_kwargs` what the template was given besides, and is given again for later turns.
     """
 
     index: int
     prompt: str | Messages
     input_ids: list[int]
     columns: dict[str, Any]
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 class Prompts(Sequence):
@@ -56,6 +61,7 @@ class Prompts(Sequence):
 
     def __init__(self, rows: Dataset, tokens: Dataset, column: str, args: PromptArguments):
         self.rows, self.tokens, self.column, self.args = rows, tokens, column, args
+        self.kwargs = template_arguments(args.chat_template_kwargs)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -64,7 +70,7 @@ class Prompts(Sequence):
         tokens = self.tokens[int(place)]
         row = self.rows[tokens["row_id"]]
         prompt = as_prompt(row.pop(self.column), self.args)
-        return Prompt(tokens["row_id"], prompt, tokens["input_ids"], row)
+        return Prompt(tokens["row_id"], prompt, tokens["input_ids"], row, self.kwargs)
 
 
 def load_prompts(
@@ -153,7 +159,9 @@ def _limit(args: PromptArguments, model_config, max_completion_length: int) -> L
 
 
 def _columns(row: dict[str, Any], *, column: str, args: PromptArguments, tokenizer) -> dict[str, list[int]]:
-    return {"input_ids": prompt_tokens(tokenizer, as_prompt(row[column], args), row.get(args.tools_column))}
+    prompt, tools = as_prompt(row[column], args), row.get(args.tools_column)
+    kwargs = template_arguments(args.chat_template_kwargs)
+    return {"input_ids": prompt_tokens(tokenizer, prompt, tools, chat_template_kwargs=kwargs)}
 
 
 class PromptSampler:

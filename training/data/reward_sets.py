@@ -19,7 +19,7 @@ from modeling_dvpo.text.completion_tokens import CompletionTokenizer
 
 from ..engine.distributed import main_process_first
 from ..errors import RewardDataError
-from .arguments import RewardDataArguments
+from .arguments import RewardDataArguments, template_arguments
 from .reading import Limit, context_of, fitting, raise_for_problems, read_rows, tokenised
 from .row_scores import score_set
 from .rows import Row, return_problem, row_reader, row_tokens
@@ -74,9 +74,19 @@ PROBLEMS = {
         'Only messages with role "assistant" are actions; check the roles.',
     ),
     "chat template": (
-        "are rewritten by the chat template from turn to turn, so that the assistant's tokens cannot be located",
-        "Mark them with {% generation %} in the template, or give each assistant turn as a row of its own "
-        "(prompt messages + completion).",
+        "are refused by the chat template",
+        "Change these rows, pass what it needs with chat_template_kwargs, or set `tokenizer.chat_template`.",
+    ),
+    "earlier turn": (
+        "have an assistant turn that the chat template rewrites once other turns follow, so that no text holds both "
+        "what the policy wrote then and what it read later",
+        "Give each assistant turn as a row of its own (prompt messages + completion), or keep the turns as they are "
+        "by a template argument (chat_template_kwargs).",
+    ),
+    "last turn": (
+        "have reasoning or tool calls that the chat template does not write as the policy did",
+        'Give all that the policy wrote in its last turn, as it wrote it, as the message\'s "content", or pass the '
+        "template the argument that keeps it (chat_template_kwargs).",
     ),
     "unscored": (
         "were scored by no reward function",
@@ -85,10 +95,6 @@ PROBLEMS = {
     "too large": (
         "have a reward, or rewards that sum to one, beyond 1e18",
         "Numbers are float32, and squares of returns are summed: bound the reward or rescale it.",
-    ),
-    "template error": (
-        "are refused by the chat template",
-        "Change these rows, or set `tokenizer.chat_template`.",
     ),
     "return of -100": (
         "have a return of exactly -100, which means 'no target' in `labels`",
@@ -198,7 +204,11 @@ def _read(
         raw,
         partial(
             _columns,
-            tokenize=CompletionTokenizer(tokenizer, append_eos=args.append_eos),
+            tokenize=CompletionTokenizer(
+                tokenizer,
+                append_eos=args.append_eos,
+                chat_template_kwargs=template_arguments(args.chat_template_kwargs),
+            ),
             with_rewards=not args.reward_funcs,
             with_subset=args.subset_column is not None,
         ),

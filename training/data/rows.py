@@ -20,7 +20,7 @@ import numpy as np
 from modeling_dvpo.returns import IGNORED_LABEL
 from modeling_dvpo.text.assistant_turns import Messages
 from modeling_dvpo.text.completion_tokens import CompletionTokenizer, Tokens, plain_message, plain_messages
-from modeling_dvpo.text.problems import DataError, RowProblem
+from modeling_dvpo.text.problems import RowProblem
 
 from ..errors import RewardDataError
 from ..rewards.bounds import LARGEST_REWARD
@@ -149,14 +149,7 @@ def row_tokens(row: Row, tokenize: CompletionTokenizer, *, with_rewards: bool = 
         roles = [message["role"] for message in plain_messages(row.messages)]
         if "assistant" not in roles:
             raise RowProblem("no assistant turn", f"roles {', '.join(roles) or 'none'}")
-    try:
-        tokens = tokenize(*row.split(), tools=row.tools, truncated=row.truncated)
-    except (RowProblem, DataError):
-        raise
-    except Exception as error:  # whatever a chat template raises
-        if not row.is_chat():
-            raise
-        raise RowProblem("template error", f"{type(error).__name__}: {error}"[:200]) from error
+    tokens = tokenize(*row.split(), tools=row.tools, truncated=row.truncated)
     rewards = np.zeros(len(tokens.input_ids))
     if with_rewards:
         where = np.flatnonzero(tokens.actions)

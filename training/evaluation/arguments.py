@@ -104,7 +104,7 @@ class MonteCarloArguments(RolloutArguments):
 
     def reading(self, where: str, data: SetArguments) -> PromptArguments:
         """How to read one prompt set."""
-        names = ("dataset_config", "dataset_split", "prompt_column", "tools_column")
+        names = ("dataset_config", "dataset_split", "prompt_column", "tools_column", "chat_template_kwargs")
         own = ("chat", "system_prompt", "max_prompt_length", "drop_long_prompts")
         shared = {name: getattr(data, name) for name in names} | {name: getattr(self, name) for name in own}
         return PromptArguments(dataset=where, **shared)

@@ -15,19 +15,20 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from modeling_dvpo.text.assistant_turns import Messages
+from modeling_dvpo.text.assistant_turns import ChatTemplate, Messages
+from modeling_dvpo.text.completion_tokens import plain_messages
+from modeling_dvpo.text.problems import RowProblem
+from modeling_dvpo.text.turn_ends import TURN
 
 from ..data.prompts import Prompt
 from ..errors import RolloutError
 from ..rewards.functions import import_function
 
 Environment = Callable[..., list]
-
-# Stands for the policy's turn in a rendered conversation; no template treats it in a way of its own.
-TURN = "POLICY-TURN"
 
 
 def load_environment(name: str) -> Environment:
@@ -89,7 +90,13 @@ def _is_message(message) -> bool:
     return isinstance(message, dict) and isinstance(message.get("role"), str) and message["role"] != "assistant"
 
 
-def turn_ids(tokenizer, turn: str | Messages, end_id: int | None) -> list[int]:
+def turn_ids(
+    tokenizer,
+    turn: str | Messages,
+    written: Sequence[int],
+    *,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Tokens from the policy's last one to the start of its next turn.
 
     A text is tokenised as it is. Messages are rendered behind a stand-in for the policy's turn, in a conversation of
@@ -99,28 +106,36 @@ def turn_ids(tokenizer, turn: str | Messages, end_id: int | None) -> list[int]:
     Args:
         tokenizer: the policy's.
         turn: what the environment answered.
-        end_id: the end token that the policy closed its turn with; None if it stopped at a stop string. An end token
-            that the policy did not emit, and the template writes, is part of the environment's tokens.
+        written: the policy's turn. What it ends with (an end token, the marker of the next role, a stop string) is not
+            written again; an end token that the policy did not emit, and the template writes, is the environment's.
+        chat_template_kwargs: what the template was given for the prompt.
     """
     if isinstance(turn, str):
         return tokenizer(turn, add_special_tokens=False).input_ids
-    conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": TURN}, *turn]
+    conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": TURN}]
+    template = ChatTemplate(tokenizer, chat_template_kwargs=chat_template_kwargs or {})
     try:
-        text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # whatever the template raises
+        text = template.render([*conversation, *plain_messages(turn)], prompt=True)
+    except RowProblem as problem:
         roles = ", ".join(message["role"] for message in turn)
         raise RolloutError(
             f"The chat template refuses the environment's turn (roles: {roles}) after an assistant turn "
-            f"({type(error).__name__}: {error}): answer with roles that the template knows, or change the template."
-        ) from error
+            f"({problem.found}): answer with roles that the template knows, or change the template."
+        ) from problem
     _, found, between = text.partition(TURN)
     if not found:
         raise RolloutError(
             "The chat template leaves out an assistant turn that is followed by the environment's: multi-turn "
             "rollouts need a template that writes it."
         )
-    if end_id is not None:
-        end = tokenizer.decode([end_id])
-        if between.lstrip().startswith(end):
-            between = between.lstrip()[len(end) :]
-    return tokenizer(between, add_special_tokens=False).input_ids
+    said = tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return tokenizer(_not_yet_said(between, said), add_special_tokens=False).input_ids
+
+
+def _not_yet_said(between: str, said: str) -> str:
+    """What follows a turn, without what the turn ends with already; white space before that does not matter."""
+    for text in (between, between.lstrip()):
+        for size in range(min(len(text), len(said)), 0, -1):
+            if said.endswith(text[:size]):
+                return text[size:]
+    return between

@@ -59,6 +59,12 @@ class Rollout:
         return [token for token, own in zip(self.input_ids, self.completion_mask, strict=True) if own]
 
     @property
+    def last_turn_ids(self) -> list[int]:
+        """Tokens the policy emitted in its last turn."""
+        others = [place for place, own in enumerate(self.completion_mask) if not own]
+        return self.input_ids[others[-1] + 1 :] if others else list(self.input_ids)
+
+    @property
     def num_actions(self) -> int:
         return sum(self.completion_mask)
 
@@ -108,7 +114,7 @@ def roll_out(
         if live:
             answers = next_turns(environment, [rollout.prompt for rollout in live], [r.completion for r in live])
             pairs = zip(live, answers, strict=True)
-            live = [rollout for rollout, turn in pairs if _add_answer(rollout, turn, tokenizer, sampler.end_ids, args)]
+            live = [rollout for rollout, turn in pairs if _add_answer(rollout, turn, tokenizer, args)]
     return rollouts
 
 
@@ -116,12 +122,16 @@ def _room(rollout: Rollout, args: RolloutArguments) -> int:
     return args.max_completion_length - (len(rollout.input_ids) - len(rollout.prompt.input_ids))
 
 
-def _add_answer(rollout: Rollout, turn: None | str | Messages, tokenizer, end_ids: list[int], args) -> bool:
+def _add_answer(rollout: Rollout, turn: None | str | Messages, tokenizer, args: RolloutArguments) -> bool:
     """Add the environment's turn; whether the conversation goes on."""
     if turn is None:
         return False
-    last = rollout.input_ids[-1]
-    ids = turn_ids(tokenizer, turn, last if last in end_ids else None)
+    ids = turn_ids(
+        tokenizer,
+        turn,
+        rollout.last_turn_ids,
+        chat_template_kwargs=rollout.prompt.chat_template_kwargs,
+    )
     if len(ids) >= _room(rollout, args):
         rollout.truncated = True
         return False

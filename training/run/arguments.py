@@ -95,11 +95,20 @@ def require_positive(args, *names: str) -> None:
 
 def loss_settings(given: str | dict | None) -> dict:
     """Settings of `CriticLossConfig` from a dict, JSON or nothing; raises ConfigError."""
+    settings = mapping("critic_loss", given)
     try:
-        settings = json.loads(given) if isinstance(given, str) else given or {}
-        if not isinstance(settings, dict):
-            raise TypeError(f"it is a {type(settings).__name__}, and must be a mapping of its settings")
         CriticLossConfig.from_dict(settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"critic_loss is {given!r}: {error}") from error
+    return settings
+
+
+def mapping(name: str, given: str | dict | None) -> dict:
+    """A setting that is a dict, JSON or nothing; raises ConfigError."""
+    try:
+        settings = json.loads(given) if isinstance(given, str) else given or {}
+    except ValueError as error:
+        raise ConfigError(f"{name} is {given!r}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{name} is {given!r}: it is a {type(settings).__name__}, and must be a mapping")
     return settings

@@ -118,6 +118,11 @@ def _as_text(value) -> str:
 
 
 class _Parser(HfArgumentParser):
+    def _parse_optional(self, arg_string: str):
+        """Only what is a flag of ours is one: a value may begin with "-", a stop string say."""
+        flag = arg_string.split("=")[0]
+        return super()._parse_optional(arg_string) if flag in self._option_string_actions else None
+
     def error(self, message: str):
         raise ConfigError(message[0].upper() + message[1:] + "; see --help.")
 

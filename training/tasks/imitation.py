@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import trange
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from modeling_dvpo.text.assistant_turns import assistant_spans
+from modeling_dvpo.text.assistant_turns import ChatTemplate, assistant_turns
 
 Demonstration: TypeAlias = Sequence[tuple[str, bool]]
 """Segments `(text, is_action)`, in the order they stand. An action is a whole turn: the end token that finishes it is
@@ -105,12 +105,11 @@ def build_policy(
 
 def conversation_demonstration(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast) -> Demonstration:
     """A conversation as its chat template renders it; what the assistant says is the actions."""
-    text, spans = assistant_spans(tokenizer, messages)
+    text, spans = assistant_turns(ChatTemplate(tokenizer), messages)
     segments, place = [], 0
-    for start, end in spans:
+    for start, end, _ in spans:
         segments += [(text[place:start], False), (text[start:end].removesuffix(tokenizer.eos_token), True)]
         place = end
-    segments.append((text[place:], False))
     return [(text, is_action) for text, is_action in segments if text or is_action]
 
 

@@ -127,7 +127,7 @@ class TestChat:
             "{% if message.role != 'assistant' or loop.last %}{{ message.content }}{% endif %}<end>{% endfor %}"
             "{% if add_generation_prompt %}<s>assistant: {% endif %}"
         )
-        message = r"1 of 2 rows .* chat template from turn to turn, .* message 1 is rendered diff"
+        message = r"1 of 2 rows .* chat template rewrites once .* message 1 is rewritten inside .* a row of its own"
         with pytest.raises(RewardDataError, match=message):
             load({"messages": TURNS, "reward": 1.0}, {"messages": TURNS[:2], "reward": 0.0})
 

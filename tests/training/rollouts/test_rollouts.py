@@ -79,7 +79,7 @@ def test_the_end_token_is_an_action_and_not_in_the_text(policy, prompts, tiny_to
 
 
 def test_a_policy_that_cannot_end_is_refused(policy, tiny_tokenizer):
-    policy, tiny_tokenizer.eos_token = copy.copy(policy), None
+    policy, tiny_tokenizer.eos_token, tiny_tokenizer.chat_template = copy.copy(policy), None, None
     policy.generation_config = GenerationConfig()
     with pytest.raises(RolloutError, match="Neither the model nor the tokenizer has an end token"):
         make_sampler(policy, tiny_tokenizer, RolloutArguments())
@@ -227,11 +227,10 @@ def test_a_turn_that_was_cut_is_not_answered(policy, chats, tiny_tokenizer):
 
 def test_the_template_closes_a_turn_that_a_stop_string_ended(tiny_tokenizer):
     turn = [{"role": "user", "content": "hello"}]
-    closed = turn_ids(tiny_tokenizer, turn, END)
+    closed = turn_ids(tiny_tokenizer, turn, [50, END])
     assert closed == ids_of(tiny_tokenizer, "\n<s>user: hello<end>\n<s>assistant: ")
-    assert turn_ids(tiny_tokenizer, turn, None) == [END, *closed]
-    # an end token that is not the template's does not close the turn for it
-    assert turn_ids(tiny_tokenizer, turn, 50) == [END, *closed]
+    # neither a stop string nor an end token that is not the template's closes the turn for it
+    assert turn_ids(tiny_tokenizer, turn, [50]) == [END, *closed]
 
 
 def test_a_template_that_rewrites_earlier_turns_is_no_problem(tiny_tokenizer):
@@ -242,17 +241,17 @@ def test_a_template_that_rewrites_earlier_turns_is_no_problem(tiny_tokenizer):
         "{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
     )
     turn = [{"role": "user", "content": "hello"}]
-    assert turn_ids(tiny_tokenizer, turn, END) == ids_of(tiny_tokenizer, "<s>user: hello <end><s>assistant: ")
+    assert turn_ids(tiny_tokenizer, turn, [50, END]) == ids_of(tiny_tokenizer, "<s>user: hello <end><s>assistant: ")
 
 
 def test_templates_that_cannot_be_used_are_refused(tiny_tokenizer):
     turn = [{"role": "tool", "content": "hello"}]
     tiny_tokenizer.chat_template = "{{ raise_exception('no tools') }}"
     with pytest.raises(RolloutError, match=r"refuses the environment's turn \(roles: tool\).*no tools"):
-        turn_ids(tiny_tokenizer, turn, END)
+        turn_ids(tiny_tokenizer, turn, [50, END])
     tiny_tokenizer.chat_template = "{{ messages[-1].content }}"
     with pytest.raises(RolloutError, match="leaves out an assistant turn"):
-        turn_ids(tiny_tokenizer, turn, END)
+        turn_ids(tiny_tokenizer, turn, [50, END])
 
 
 @pytest.mark.parametrize(
