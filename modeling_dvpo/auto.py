@@ -124,7 +124,7 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             )
         if any(stored[name] != value for name, value in settings.items()):
             raise ValueError(f"The adapter {path} was saved with the heads {stored}, but {settings} were asked for.")
-        base = json.loads(Path(adapter_config_file).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = base_of_adapter(path, adapter_config_file, **hub)
         # the base repository has revisions of its own
         base_kwargs = {k: v for k, v in kwargs.items() if k not in ("revision", "subfolder", "config")}
         with _without_load_reports():
@@ -154,6 +154,37 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             )
         info["missing_keys"] = set()  # all of them were in the adapter
         return (model, info) if kwargs.get("output_loading_info") else model
+
+
+def base_of_adapter(path, adapter_config_file, **hub) -> str:
+    """The base model that a LoRA adapter names, as a directory that is there or the name of a Hub repository.
+
+    A relative path is looked up from here and, where there is none, from the adapter's directory.
+
+    Args:
+        path: of the adapter, or its Hub name.
+        adapter_config_file: its adapter_config.json.
+        hub: as `AutoConfig.from_pretrained` takes them; the base repository has revisions of its own.
+
+    Raises:
+        OSError: there is no such base; says where it was looked for.
+    """
+    base = json.loads(Path(adapter_config_file).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if Path(base).is_dir():
+        return base
+    beside = Path(path) / base
+    if beside.is_dir():
+        return str(beside)
+    try:
+        cached_file(base, CONFIG_NAME, **{k: v for k, v in hub.items() if k not in ("revision", "subfolder")})
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"The adapter {path} is one for the base model {base!r}. There is no directory of that name, seen from "
+            f"{Path.cwd()} or from the adapter's own, and no repository that can be read from the Hub "
+            f"({str(error).splitlines()[0]}). Put the base model there, or write where it is into "
+            "base_model_name_or_path of the adapter's adapter_config.json."
+        ) from error
+    return base
 
 
 @contextmanager

@@ -21,6 +21,15 @@ def long(completion_ids, **_):
     return [float(len(ids) > 5) for ids in completion_ids]
 
 
+def talkative(completions, completion_ids, trainer_state, log_extra, log_metric, **_):
+    """Logs a column, and metrics in some steps and ranks only."""
+    log_extra("first", [ids[0] for ids in completion_ids])
+    for ids in completion_ids:
+        log_metric("ids", len(ids))
+    log_metric("done", trainer_state.global_step / trainer_state.max_steps)
+    return [float(trainer_state.global_step)] * len(completions)
+
+
 def never(completions, **_):
     return [None] * len(completions)
 

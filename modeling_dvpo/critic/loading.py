@@ -3,10 +3,13 @@
 Shipped into every critic repository as part of its remote code: imports torch and transformers only.
 """
 
+import os
+
 from transformers import PreTrainedConfig
 
 from .quantile_heads import VALUE_HEAD_TYPES
 
+ADAPTER_CONFIG = "adapter_config.json"
 # What `from_pretrained` and `from_config` take for fresh heads, with the paper's defaults.
 HEAD_SETTINGS = {"num_value_heads": 3, "num_quantiles": 200, "value_head_type": "linear"}
 
@@ -53,6 +56,15 @@ def check_loaded(cls, path, info, *, is_critic: bool) -> None:
             f"{path} lacks backbone weights of {cls.__name__}: {_shortened(lost)}. They would have been random: "
             "check that the checkpoint is complete and of this architecture."
         )
+
+
+def refuse_adapter(path, error: Exception) -> None:
+    """Raise ValueError, from `error`, where the directory holds a critic's LoRA adapter and not its whole weights."""
+    if os.path.isfile(os.path.join(str(path), ADAPTER_CONFIG)):
+        raise ValueError(
+            f"{path} holds a critic's LoRA adapter without its base model, and `AutoModel` does not put the two "
+            "together: load it with `AutoModelForDistributionalValue` of modeling_dvpo (pip install modeling-dvpo)."
+        ) from error
 
 
 def _shortened(names: list[str], most: int = 5) -> str:

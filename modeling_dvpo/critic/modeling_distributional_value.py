@@ -33,6 +33,7 @@ from .loading import (
     HEAD_SETTINGS,
     check_head_settings,
     check_loaded,
+    refuse_adapter,
     stored_head_settings,
 )
 from .losses import CriticLossConfig, dvpo_critic_loss
@@ -251,13 +252,17 @@ class DistributionalValueMixin(_Family):
                 )
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # reported below, with the names and shapes
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *model_args,
-            critic_settings=settings,
-            output_loading_info=True,
-            **kwargs,
-        )
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                critic_settings=settings,
+                output_loading_info=True,
+                **kwargs,
+            )
+        except OSError as error:
+            refuse_adapter(pretrained_model_name_or_path, error)
+            raise
         check_loaded(cls, pretrained_model_name_or_path, info, is_critic=bool(stored))
         return (model, info) if wants_info else model
 

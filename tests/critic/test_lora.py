@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_critics import tiny_batch, tiny_critic
 from tiny_models import tiny_causal_lm
+from transformers import AutoModel
 
 from modeling_dvpo import AutoModelForDistributionalValue
+from modeling_dvpo.auto import base_of_adapter
 
 TARGETS = ["q_proj", "v_proj"]
 load = AutoModelForDistributionalValue.from_pretrained
@@ -238,3 +241,45 @@ def test_pushing_while_saving_an_adapter_is_refused(base, tmp_path):
     with pytest.raises(ValueError, match="call push_to_hub.repo_id. on the critic"):
         native(base).save_pretrained(tmp_path / "adapter", push_to_hub=True)
     assert not (tmp_path / "adapter").exists()
+
+
+class TestRelativeBase:
+    """Adapters name their base as it was named when they were trained, often relative to that day's directory."""
+
+    @pytest.fixture
+    def adapter(self, base, tmp_path, monkeypatch):
+        (tmp_path / "runs").mkdir()
+        monkeypatch.chdir(tmp_path / "runs")
+        model = native("../base")
+        model.save_pretrained(tmp_path / "adapter")
+        return model
+
+    def test_is_found_from_any_directory(self, adapter, tmp_path, monkeypatch):
+        """From another directory the name was taken for a repository of the Hub, and the error spoke of that."""
+        (tmp_path / "else" / "where").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "else" / "where")
+        assert torch.equal(values(load(tmp_path / "adapter")), values(adapter))
+        assert torch.equal(values(load("../../adapter")), values(adapter))
+
+    def test_here_comes_first(self, adapter, tmp_path, monkeypatch):
+        (tmp_path / "else" / "base").mkdir(parents=True)
+        (tmp_path / "else" / "where").mkdir()
+        monkeypatch.chdir(tmp_path / "else" / "where")
+        config = tmp_path / "adapter" / "adapter_config.json"
+        assert base_of_adapter(tmp_path / "adapter", config) == "../base"
+
+    def test_that_is_nowhere_says_where_it_was_looked_for(self, adapter, base, tmp_path):
+        shutil.move(base, tmp_path / "moved")
+        message = (
+            rf"adapter is one for the base model '../base'\. There is no directory of that name, seen from "
+            rf"{tmp_path}/runs or from the adapter's own, and no repository .* base_model_name_or_path"
+        )
+        with pytest.raises(OSError, match=message):
+            load(tmp_path / "adapter")
+
+
+def test_remote_code_says_what_an_adapter_needs(base, tmp_path):
+    """`AutoModel` said that a file model.safetensors was missing."""
+    native(base).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="holds a critic's LoRA adapter without its base .*pip install modeling-"):
+        AutoModel.from_pretrained(tmp_path / "adapter", trust_remote_code=True)

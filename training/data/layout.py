@@ -1,6 +1,6 @@
 """How a run lays rows out: packed or padded, and whether the longest fits into a micro-batch."""
 
-from ..errors import ConfigError, RewardDataError
+from ..errors import ConfigError
 from .packing import packing_pays, supports_packing
 
 
@@ -12,12 +12,11 @@ def choose_layout(model, tokenizer, packing: bool | None = None) -> dict:
 
     Raises:
         ConfigError: the model cannot be packed, and was to be.
-        RewardDataError: rows are padded, and the tokenizer has no pad token.
     """
     if packing and not supports_packing(model):
         raise ConfigError(f"packing is true, but {type(model).__name__} would mix packed rows up; leave it out.")
     packing = packing_pays(model) if packing is None else packing
-    return {"packing": packing, "pad_token_id": None if packing else require_pad_token(tokenizer)}
+    return {"packing": packing, "pad_token_id": None if packing else pad_id_of(tokenizer)}
 
 
 def require_room(longest: int, max_tokens: int, what: str = "the longest row") -> None:
@@ -29,11 +28,7 @@ def require_room(longest: int, max_tokens: int, what: str = "the longest row") -
         )
 
 
-def require_pad_token(tokenizer) -> int:
-    """The pad id, for the padded layout; the packed layout needs none."""
-    if tokenizer.pad_token_id is None:
-        raise RewardDataError(
-            "The tokenizer has no pad token, and rows of different lengths are padded: set `tokenizer.pad_token` "
-            "(`tokenizer.pad_token = tokenizer.eos_token` will do, padding is masked), or pack the rows."
-        )
-    return tokenizer.pad_token_id
+def pad_id_of(tokenizer) -> int:
+    """What fills the padded layout: the pad token; or the end token, or id 0, since padding is masked and not read."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(known for known in ids if known is not None)

@@ -19,7 +19,7 @@ from .arguments import PromptArguments, template_arguments
 from .reading import Limit, context_of, fitting, read_rows, require_column, tokenised
 
 # What reward functions and environments are given beside the columns.
-RESERVED = ("prompts", "completions", "completion_ids")
+RESERVED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
 # kind -> (what is wrong with the prompts, what to do)
 PROBLEMS = {

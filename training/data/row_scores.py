@@ -60,6 +60,7 @@ def score_rows(
 
     Returns:
         One finite number per row; a function that answers None is left out of the sum, and where all do, it is None.
+        What functions log besides is thrown away: there is no step yet.
 
     Raises:
         RewardFunctionError, RewardDataError: as `call_reward_functions` and `combine_rewards` do.

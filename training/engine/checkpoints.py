@@ -50,7 +50,7 @@ def save_checkpoint(output_dir, step: int, learners: dict, progress: dict, *, ke
         skipped = {name: learner.skipped for name, learner in learners.items()}
         state = {"step": step, "world_size": world_size(), "schedules": schedules, "skipped": skipped}
         state["progress"] = progress
-        (partial / "progress.json").write_text(json.dumps(state))
+        (partial / "progress.json").write_text(json.dumps(state), encoding="utf-8")
     barrier()
     if is_main():
         shutil.rmtree(target, ignore_errors=True)
@@ -74,7 +74,7 @@ def load_checkpoint(path: Path, learners: dict) -> dict:
     state = {name: _state(learner) for name, learner in learners.items()}
     with _one_process_is_fine():
         dcp.load(state, checkpoint_id=path)
-    saved = json.loads((path / "progress.json").read_text())
+    saved = json.loads((path / "progress.json").read_text(encoding="utf-8"))
     for name, learner in learners.items():
         set_state_dict(
             learner.model,

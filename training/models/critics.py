@@ -39,13 +39,19 @@ def load_critic(args):
 
     Args:
         args: `CriticArguments`.
+
+    Raises:
+        ConfigError: its files, or those of its adapter's base model, are not all there.
     """
     names = (*HEAD_SETTINGS, "attn_implementation")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     # Master weights are float32: bfloat16 ones lose updates of 1e-6.
-    return AutoModelForDistributionalValue.from_pretrained(
-        args.model_name_or_path, revision=args.revision, dtype=torch.float32, **settings
-    )
+    try:
+        return AutoModelForDistributionalValue.from_pretrained(
+            args.model_name_or_path, revision=args.revision, dtype=torch.float32, **settings
+        )
+    except OSError as error:
+        raise ConfigError(f"{args.model_name_or_path} cannot be loaded: {error}") from error
 
 
 def save_critic(critic, tokenizer, directory, *, step: int, report: dict | None) -> None:

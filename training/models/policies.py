@@ -1,14 +1,14 @@
 """Policy and reference by their names: without dropout, and with the adapter that trains, if one does."""
 
-import json
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import find_adapter_config_file
+
+from modeling_dvpo.auto import base_of_adapter
 
 from ..errors import ConfigError
 
@@ -19,11 +19,14 @@ def base_of(args):
     adapter = find_adapter_config_file(args.model_name_or_path, revision=args.revision)
     if adapter is None:
         return args
-    return replace(
-        args,
-        model_name_or_path=json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"],
-        revision=None,
-    )
+    return replace(args, model_name_or_path=_base_name(args.model_name_or_path, adapter), revision=None)
+
+
+def _base_name(name: str, adapter_config_file: str) -> str:
+    try:
+        return base_of_adapter(name, adapter_config_file)
+    except OSError as error:
+        raise ConfigError(str(error)) from error
 
 
 def load_policy(args):
@@ -51,7 +54,11 @@ def load_reference(policy, args):
 def _load_language_model(name: str, args, revision):
     options = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     # Master weights are float32: bfloat16 ones lose updates of 1e-6.
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32, **options)
+    adapter = find_adapter_config_file(name, revision=revision)
+    base, base_revision = (name, revision) if adapter is None else (_base_name(name, adapter), None)
+    model = AutoModelForCausalLM.from_pretrained(base, revision=base_revision, dtype=torch.float32, **options)
+    if adapter is not None:
+        model.load_adapter(name, adapter_kwargs={"revision": revision} if revision else {})
     disable_dropout(model)
     return model
 

@@ -2,7 +2,8 @@
 
 A reward function is called as `f(prompts=…, completions=…, completion_ids=…, **columns)`, each a list with one entry
 per row, and returns one number per row, or None where it does not apply. Chats arrive as lists of messages, text as
-text, and every other column of the data set by its own name. It may be a coroutine function (`async def`).
+text, and every other column of the data set by its own name. It may be a coroutine function (`async def`). It also
+gets `trainer_state` (transformers' `TrainerState`), `log_extra(column, values)` and `log_metric(name, value)`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from transformers import TrainerState
+
 from ..errors import RewardDataError, RewardFunctionError
 from .bounds import LARGEST_REWARD
+from .logs import RewardLog
 from .reward_model import RewardModel
 
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -94,6 +98,8 @@ def call_reward_functions(
     completion_ids: Sequence[list[int]],
     columns: dict[str, list],
     row_ids: Sequence[int],
+    trainer_state: TrainerState | None = None,
+    log: RewardLog | None = None,
 ) -> list[list[float | None]]:
     """Call every function once with the whole batch.
 
@@ -105,6 +111,8 @@ def call_reward_functions(
         prompts, completions, completion_ids: one entry per row.
         columns: further keyword arguments, one entry per row each.
         row_ids: one per row, to report rows by.
+        trainer_state: how far the run is; of no run by default.
+        log: takes what the functions log; by default it is thrown away.
 
     Returns:
         One list per function, with a finite number or None for each row.
@@ -115,7 +123,13 @@ def call_reward_functions(
             of the other arguments.
     """
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
-    if clash := sorted(arguments.keys() & columns.keys()):
+    log = RewardLog(len(row_ids)) if log is None else log
+    shared = {
+        "trainer_state": trainer_state or TrainerState(),
+        "log_extra": log.log_extra,
+        "log_metric": log.log_metric,
+    }
+    if clash := sorted(columns.keys() & {*arguments, *shared}):
         raise RewardDataError(
             f"The data set has a column {clash[0]!r}, which is an argument that every reward function is called with: "
             "rename the column."
@@ -125,7 +139,7 @@ def call_reward_functions(
     answers: list[Any] = []
     try:
         for function in functions:
-            answers.append(_called(function, {name: list(values) for name, values in arguments.items()}))
+            answers.append(_called(function, {name: list(values) for name, values in arguments.items()} | shared))
         waiting = [place for place, answer in enumerate(answers) if inspect.isawaitable(answer)]
         loop = _free_event_loop() if waiting else None
     except RuntimeError:
@@ -167,7 +181,7 @@ def combine_rewards(
     return totals
 
 
-def _called(function: RewardFunction, arguments: dict[str, list]) -> Any:
+def _called(function: RewardFunction, arguments: dict[str, Any]) -> Any:
     try:
         return function(**arguments)
     except Exception as error:

@@ -8,6 +8,7 @@ from modeling_dvpo.ranks import rank, world_size
 
 from ..data.prompts import Prompt, Prompts
 from ..engine.distributed import gather_lists, share_of
+from ..rewards.logs import add_logged
 from .rollouts import Rollout
 from .samples import Sample, Scorer
 
@@ -46,8 +47,8 @@ def evaluate_policy(
         num_shown: samples of each set to show.
 
     Returns:
-        `eval/<set>/<function>`, `/completion_length`, `/truncated` and `/prompts`, how many these are means over; and
-        the rows of `sample_table`.
+        `eval/<set>/<function>`, `/completion_length`, `/truncated` and `/prompts`, how many these are means over,
+        `eval/<set>/<name>` of what functions logged; and the rows of `sample_table`.
     """
     metrics: dict[str, float] = {}
     shown: list[dict] = []
@@ -60,14 +61,21 @@ def evaluate_policy(
             if metric.startswith("reward/") or metric in ("completion_length", "truncated")
         }
         metrics[f"eval/{name}/prompts"] = len(prompts)
+        logged = {f"eval/{name}/{metric}": value for metric, value in score.take_metrics().items()}
+        metrics = add_logged(metrics, logged)
         shown += sample_table(samples[:num_shown], name)
     return metrics, shown
 
 
 def sample_table(samples: Sequence[Sample], dataset: str) -> list[dict]:
-    """One row a sample: where from, prompt, completion, the reward that counts, and each function's own."""
+    """One row a sample: where from, prompt, completion, the reward that counts, each function's own, and logged columns.
+
+    None where a function logged of other samples, and not of this one.
+    """
+    extra = sorted({name for sample in samples for name in sample.extra})
     return [
         {"dataset": dataset, "prompt": sample.prompt, "completion": sample.completion, "reward": sample.reward}
         | {f"reward/{name}": value for name, value in sample.rewards.items()}
+        | {name: sample.extra.get(name) for name in extra}
         for sample in samples
     ]

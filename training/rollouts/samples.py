@@ -1,13 +1,17 @@
 """From rollouts to what is learnt from: rewards, rows every rank knows of, and micro-batches of this rank."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from transformers import TrainerState
 
 from ..data.packing import RewardCollator
+from ..engine.distributed import gather_lists
 from ..errors import RewardDataError
 from ..rewards.functions import call_reward_functions, combine_rewards
+from ..rewards.logs import RewardLog, mean_metrics
 from ..rewards.noise import corrupt
 from .rollouts import Rollout
 
@@ -26,6 +30,7 @@ class Sample:
         reward: what is trained on, noise included.
         rewards: by reward function, without noise; None where a function does not apply.
         prompt, completion: as text, for people to read.
+        extra: what reward functions logged of it, for people to read.
         advantage: of the whole completion, where the algorithm has one.
     """
 
@@ -39,6 +44,7 @@ class Sample:
     rewards: dict[str, float | None]
     prompt: str
     completion: str
+    extra: dict[str, Any] = field(default_factory=dict)
     advantage: float = 0.0
 
     @property
@@ -53,10 +59,20 @@ class Scorer:
         functions: by name; see `rewards.functions`.
         weights: one per function; 1 by default.
         noises: corruptions of the sum, in turn; evaluation calls with none.
+
+    Attributes:
+        trainer_state: what the functions are told of how far the run is; whoever trains keeps it up to date.
     """
 
     def __init__(self, functions: dict, weights: Sequence[float], noises: Sequence):
         self.functions, self.weights, self.noises = functions, list(weights) or [1.0] * len(functions), noises
+        self.trainer_state = TrainerState()
+        self._metrics: list[tuple[str, float]] = []
+
+    def take_metrics(self) -> dict[str, float]:
+        """Means of what the functions logged since the last call, over all ranks; every rank must call it."""
+        own, self._metrics = self._metrics, []
+        return mean_metrics(gather_lists(own))
 
     def __call__(
         self, rollouts: Sequence[Rollout], groups: Sequence[int], sample_ids: Sequence[int], *, noise: bool = True
@@ -66,6 +82,7 @@ class Scorer:
             return []
         completions = [rollout.completion for rollout in rollouts]
         completion_ids = [rollout.completion_ids for rollout in rollouts]
+        log = RewardLog(len(rollouts))
         parts = call_reward_functions(
             list(self.functions.values()),
             prompts=[rollout.prompt.prompt for rollout in rollouts],
@@ -75,7 +92,10 @@ class Scorer:
                 name: [rollout.prompt.columns.get(name) for rollout in rollouts] for name in rollouts[0].prompt.columns
             },
             row_ids=sample_ids,
+            trainer_state=self.trainer_state,
+            log=log,
         )
+        self._metrics += log.metrics
         totals = _all_scored(combine_rewards(parts, self.weights, sample_ids), sample_ids)
         if noise:
             totals = corrupt(
@@ -98,6 +118,7 @@ class Scorer:
                 rewards=dict(zip(self.functions, (part[i] for part in parts), strict=True)),
                 prompt=as_text(rollout.prompt.prompt),
                 completion=as_text(rollout.completion),
+                extra={name: values[i] for name, values in log.columns.items()},
             )
             for i, rollout in enumerate(rollouts)
         ]

@@ -11,7 +11,7 @@ import torch
 from transformers import set_seed
 
 from modeling_dvpo.metrics.report import CriticReport, discrete_tolerance
-from modeling_dvpo.ranks import rank, world_size
+from modeling_dvpo.ranks import is_main, rank, world_size
 
 from ..algorithms.advantages import ALGORITHMS, group_advantages
 from ..algorithms.online_critic import OnlineCritic
@@ -50,6 +50,7 @@ from ..models.policies import (
 )
 from ..models.trainable import choose_trainable, parameter_counts
 from ..rewards.functions import load_reward_function, reward_names
+from ..rewards.logs import add_logged
 from ..rewards.noise import parse_reward_noise
 from ..rollouts.environments import load_environment
 from ..rollouts.generation import RolloutArguments
@@ -103,6 +104,8 @@ class DVPOTrainer:
             reward_args.reward_weights,
             parse_reward_noise(reward_args.reward_noise, seed=args.seed),
         )
+        self.score.trainer_state.max_steps = args.max_steps
+        self.score.trainer_state.is_world_process_zero = is_main()
         self.environment = load_environment(reward_args.environment) if reward_args.environment else None
 
         self.policy = policy = load_policy(policy_args)
@@ -244,11 +247,13 @@ class DVPOTrainer:
             body, heads = self.updates.critic_learner.learning_rates()
             metrics |= {"critic/learning_rate": body, "critic/heads_learning_rate": heads}
             self.updates.critic_learner.schedule.step()
+        self.score.trainer_state.global_step = step
         if report:
             report.reduce(sum_over_ranks)
             metrics |= {f"critic/{name}": value for name, value in report.compute().items()}
         self.samples = samples[: self.args.log_completions]  # for people to read
         seconds = time.perf_counter() - started
+        metrics = add_logged(metrics, self.logged)
         return metrics | {
             "seconds": seconds,
             "rollout_seconds": sampled - started,
@@ -265,7 +270,10 @@ class DVPOTrainer:
         sample_ids = [first + group * each + i for group in own for i in range(each)]
         prompts = [self.prompts[places[group]] for group in own]
         rollouts = self.roll_out([prompt for prompt in prompts for _ in range(each)], seed=step)
+        state = self.score.trainer_state
+        state.global_step, state.epoch = step - 1, (step - 1) * len(places) / len(self.prompts)
         samples = gather_lists(self.score(rollouts, groups, sample_ids))
+        self.logged = self.score.take_metrics()
         if self.algorithm.advantages == "group":
             scores = torch.tensor([sample.reward for sample in samples])
             index = torch.tensor([sample.group for sample in samples])

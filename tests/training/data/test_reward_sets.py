@@ -7,7 +7,6 @@ from reward_rows import text
 from transformers import Qwen3Config
 
 from modeling_dvpo.training.data.arguments import RewardDataArguments
-from modeling_dvpo.training.data.layout import require_pad_token
 from modeling_dvpo.training.data.packing import RewardBatchSampler, RewardCollator
 from modeling_dvpo.training.data.reward_sets import load_reward_data
 from modeling_dvpo.training.errors import RewardDataError
@@ -107,12 +106,6 @@ class TestRefusals:
         with pytest.raises(RewardDataError, match="does not fit the model: row 0 has token id .* ends at 99"):
             load(text(0.0), text(), model_config=Qwen3Config(vocab_size=100))
         load(text(0.0), text(), model_config=Qwen3Config(vocab_size=330))
-
-    def test_no_pad_token(self, tiny_tokenizer):
-        assert require_pad_token(tiny_tokenizer) == tiny_tokenizer.pad_token_id
-        tiny_tokenizer.pad_token = None
-        with pytest.raises(RewardDataError, match="no pad token"):
-            require_pad_token(tiny_tokenizer)
 
     def test_equal_rewards_are_a_warning(self, load):
         with pytest.raises(UserWarning, match="All 3 rows of .* have the same total reward, 0.5"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from modeling_dvpo.training.algorithms.policy_arguments import PolicyArguments, 
 from modeling_dvpo.training.errors import ConfigError
 from modeling_dvpo.training.models import pairs, records
 from modeling_dvpo.training.models.pairs import save_pair
-from modeling_dvpo.training.models.policies import as_reference, load_policy, load_reference
+from modeling_dvpo.training.models.policies import as_reference, base_of, load_policy, load_reference
 from modeling_dvpo.training.models.records import online_record, warn_of_other_critic
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
@@ -100,6 +101,25 @@ class TestReference:
         loaded = load_policy(args)
         reference = load_reference(loaded, args)
         assert torch.equal(logits(reference), logits(policy))
+
+    def test_an_adapter_s_base_is_found_from_any_directory(self, name, tmp_path, monkeypatch):
+        """A policy's adapter with a relative base was loaded from the directory it was trained in alone."""
+        from peft import LoraConfig
+
+        (tmp_path / "there").mkdir()
+        shutil.copytree(name, tmp_path / "base")
+        monkeypatch.chdir(tmp_path / "there")
+        policy = AutoModelForCausalLM.from_pretrained("../base", dtype=torch.float32)
+        policy.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        policy.save_pretrained("../adapter")
+        monkeypatch.chdir(tmp_path)
+        args = PolicyArguments(model_name_or_path="adapter", trainable="lora")
+        assert base_of(args).model_name_or_path == "adapter/../base"
+        assert torch.equal(logits(load_policy(args)), logits(policy))
+        shutil.rmtree(tmp_path / "base")
+        for load in (base_of, load_policy):
+            with pytest.raises(ConfigError, match="adapter is one for the base model '../base'. There is no dir"):
+                load(args)
 
     def test_must_have_the_policy_s_vocabulary(self, args, tmp_path):
         tiny_causal_lm("qwen3", vocab_size=99).save_pretrained(tmp_path / "other")

@@ -1,11 +1,12 @@
 """Runs that must have one curve, however the work is cut; and runs that are cut off and go on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from critic_runs import SHORT, run, script, values
+from critic_runs import SHORT, run, script, values, word_tokenizer
 from scripts import (
     Stop,
     assert_same_curve,
@@ -46,6 +47,15 @@ class TestSameCurve:
     def test_accumulation(self, one_process, inputs, tmp_path, settings):
         found = run(tmp_path / "run", inputs, SHORT, settings, max_tokens_per_device=100)
         assert_same_curve(found, one_process[0])
+
+    def test_without_a_pad_token(self, one_process, inputs, tmp_path):
+        """Padding is masked, so that any id will do; such tokenizers were refused where rows are padded."""
+        shutil.copytree(inputs["model_name_or_path"], tmp_path / "policy")
+        tokenizer = word_tokenizer()
+        tokenizer.pad_token = None
+        tokenizer.save_pretrained(tmp_path / "policy")
+        found = run(tmp_path / "run", inputs, SHORT, model_name_or_path=tmp_path / "policy")
+        assert found == one_process[0]
 
     def test_two_ranks(self, one_process, inputs, tmp_path):
         """Four micro-batches a rank and step or so, whose gradients meet once."""

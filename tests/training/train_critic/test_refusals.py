@@ -70,17 +70,6 @@ def test_a_tokenizer_that_does_not_fit_the_vocabulary(inputs, tmp_path):
     refused(tmp_path, RewardDataError, message, inputs, model_name_or_path=tmp_path / "policy")
 
 
-def test_a_tokenizer_without_pad_where_rows_are_padded(inputs, tmp_path):
-    policy = AutoModelForCausalLM.from_pretrained(inputs["model_name_or_path"])
-    policy.save_pretrained(tmp_path / "policy")
-    tokenizer = word_tokenizer()
-    tokenizer.pad_token = None
-    tokenizer.save_pretrained(tmp_path / "policy")
-    settings = {**inputs, **SHORT, "model_name_or_path": tmp_path / "policy", "max_steps": 1}
-    refused(tmp_path, RewardDataError, "The tokenizer has no pad token", settings, packing="false")
-    assert run(tmp_path / "packed", settings, packing="true")[1]["loss"] > 0
-
-
 def test_packing_a_model_that_mixes_rows_up(inputs, tmp_path):
     policy = AutoModelForCausalLM.from_config(tiny_config("mamba", vocab_size=20))
     policy.save_pretrained(tmp_path / "policy")

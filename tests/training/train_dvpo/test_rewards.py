@@ -108,3 +108,20 @@ def test_trackers_get_the_metrics(inputs, tmp_path):
     assert [event.step for event in events.Scalars("reward/vowels")] == [2, 4]
     assert [event.step for event in events.Scalars("eval/held_out/vowels")] == [0, 4]
     assert events.Scalars("critic/sd")[-1].value == pytest.approx(metrics[4]["critic/sd"], rel=1e-6)
+
+
+def test_functions_know_the_step_and_log_as_with_trl(inputs, tmp_path, monkeypatch):
+    """A function that asks for TRL's `trainer_state`, `log_extra` or `log_metric` ended the run with a TypeError."""
+    steps = recorded_samples(monkeypatch)
+    metrics = run(tmp_path / "run", inputs, SHORT, algorithm="grpo", reward_funcs="made_up_rewards:talkative")
+    for step, samples in enumerate(steps, 1):
+        assert {sample.reward for sample in samples} == {step - 1}
+        lengths = [sample.num_actions for sample in samples]
+        assert metrics[step]["ids"] == pytest.approx(sum(lengths) / len(lengths))
+        assert metrics[step]["done"] == (step - 1) / 4
+    assert [metrics[step]["eval/held_out/done"] for step in (0, 4)] == [0, 1]
+    table = table_of(tmp_path / "run")
+    shown = [row["first"] for row in table if row["dataset"] == "training" and row["step"] == 4]
+    own = [next(t for t, a in zip(s.input_ids, s.completion_mask, strict=True) if a) for s in steps[-1]]
+    assert shown == own[: len(shown)] and shown
+    assert all("first" in row for row in table)
