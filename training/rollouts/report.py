@@ -68,7 +68,7 @@ def evaluate_policy(
 
 
 def sample_table(samples: Sequence[Sample], dataset: str) -> list[dict]:
-    """One row a sample: where from, prompt, completion, the reward that counts, each function's own, and logged columns.
+    """One row a sample: where from, prompt, completion, the reward that counts, each function's, and logged columns.
 
     None where a function logged of other samples, and not of this one.
     """
