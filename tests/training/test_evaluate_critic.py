@@ -330,7 +330,7 @@ def test_other_tokenizers_are_refused(inputs, tmp_path):
 
 
 def test_a_policy_that_cannot_end_is_refused(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(sampling, "known_end_ids", lambda policy, tokenizer: [])
+    monkeypatch.setattr(sampling, "end_ids", lambda tokenizer, policy: [])
     with pytest.raises(RolloutError, match="has an end token"):
         run(tmp_path / "run", sampled_from(inputs))
     assert not (tmp_path / "run").exists()
