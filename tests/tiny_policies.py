@@ -1,5 +1,8 @@
 """A tiny policy that writes anything, and ends as often as a test needs."""
 
+import copy
+from types import SimpleNamespace
+
 import torch
 from tiny_models import tiny_causal_lm
 
@@ -31,4 +34,20 @@ def policy_that_ends(tokenizer):
     policy = tiny_causal_lm("qwen3", vocab_size=len(tokenizer), tie_word_embeddings=True)
     with torch.no_grad():
         policy.model.embed_tokens.weight[tokenizer.eos_token_id] *= 4
+    return policy
+
+
+def scripted(policy, *answers: list[int]):
+    """A policy whose next turns are these: `generate` is replaced, everything around it is the real thing.
+
+    Each answer is written into every row of the call it belongs to, followed by the padding that `generate` writes.
+    """
+    policy, answers = copy.copy(policy), list(answers)
+
+    def generate(input_ids, generation_config, **_):
+        new = answers.pop(0)[: generation_config.max_new_tokens]
+        new = new + [generation_config.pad_token_id] * (generation_config.max_new_tokens - len(new))
+        return SimpleNamespace(sequences=torch.cat([input_ids, torch.tensor([new] * len(input_ids))], dim=1))
+
+    policy.generate = generate
     return policy

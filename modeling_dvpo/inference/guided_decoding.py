@@ -30,7 +30,7 @@ class CriticGuidance(LogitsProcessor):
         beta: β, in units of 1 / reward; 0 samples from p.
         score: ρ, as in `rerank`.
         num_candidates: k.
-        end_ids: of tokens that end a completion.
+        end_ids: of tokens that end a completion; `text.turn_ends.end_ids` finds them.
         prompt_mask: (B, T) attention mask of the prompts, where they are padded on the left.
         use_cache: as in `PrefixReader`.
     """

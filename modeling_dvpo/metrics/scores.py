@@ -123,8 +123,8 @@ def value_auc(
 
     Args:
         values: of each response, (S,) values of its states in order: before the first token, after it, and so on to
-            the state before the end token (or after the last token, where there is no end token), so S − 1 tokens
-            lie between first and last. The state after the end token is not one of them.
+            the state before the last token, so S − 1 tokens lie between first and last. The state after the last
+            token is not one of them.
         flags: (R,) success of each response, 0/1.
         percents: whole numbers, 0 to 100. The state taken is the last with at most x % of the tokens read.
 

@@ -85,6 +85,17 @@ def test_a_chat_is_read_in_the_assistants_turns(reader):
     assert reader([CHAT, CHAT[:2]])[0]["value"] == pytest.approx(told["value"], abs=1e-5)
 
 
+def test_arguments_reach_the_template(reader, critic, tiny_tokenizer):
+    reader.tokenizer.chat_template += "{% if add_generation_prompt and calm %}hello {% endif %}"
+    calm = {"chat_template_kwargs": {"calm": True}}
+    [scored] = score_completions(critic, reader.tokenizer, [CHAT[:1]], ["world"], **calm)
+    told = reader(CHAT[:2], **calm)
+    assert "".join(told["tokens"]) == "world<end>"
+    assert_close(torch.tensor(told["value"]), scored.value)
+    assert reader(CHAT[:1], **calm)["value"] == pytest.approx([told["value"][0]], abs=1e-5)
+    assert reader(CHAT[:1])["value"] != pytest.approx([told["value"][0]], abs=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_batches_change_nothing(reader, batch_size):
     inputs = [PAIR, "hello", {"prompt": "hello", "completion": " world hello world"}, {**PAIR, "truncated": True}]

@@ -158,6 +158,14 @@ class TestBestOfN:
         [result] = best_of_n(policy, critic, tiny_tokenizer, [chat], 2, max_new_tokens=4, seed=0)
         assert result.best.completion[0].keys() == {"role", "content"}
 
+    def test_arguments_reach_the_template(self, policy, critic, tiny_tokenizer):
+        chat = [{"role": "user", "content": "hello"}]
+        sample = partial(best_of_n, policy, critic, tiny_tokenizer, [chat], 2, max_new_tokens=4, seed=0)
+        plain = sample()[0].best.completion
+        tiny_tokenizer.chat_template += "{% if add_generation_prompt and calm %}hello world{% endif %}"
+        assert sample()[0].best.completion == plain
+        assert sample(chat_template_kwargs={"calm": True})[0].best.completion != plain
+
     def test_by_name(self, critic, tiny_tokenizer, tmp_path):
         policy = tiny_policy()
         policy.save_pretrained(tmp_path / "policy")

@@ -7,6 +7,7 @@ import torch
 from tiny_critics import tiny_critic
 from tiny_models import tiny_config
 
+from modeling_dvpo.inference.reranking import rerank
 from modeling_dvpo.inference.scoring import score_completions, score_tokens
 from modeling_dvpo.text.completion_tokens import Tokens
 from modeling_dvpo.text.problems import DataError
@@ -70,6 +71,17 @@ def test_an_assistants_text_is_a_turn(critic, tiny_tokenizer):
     turn = [{"role": "assistant", "content": "world"}]
     both = score_completions(critic, tiny_tokenizer, [prompt, prompt], ["world", turn])
     assert both[0].input_ids == both[1].input_ids
+
+
+def test_arguments_reach_the_template(critic, tiny_tokenizer):
+    tiny_tokenizer.chat_template += "{% if add_generation_prompt and calm %}hello {% endif %}"
+    prompt = [{"role": "user", "content": "hello"}]
+    score = partial(score_completions, critic, tiny_tokenizer, [prompt], ["5"])
+    [plain], [calm] = score(), score(chat_template_kwargs={"calm": True})
+    assert tiny_tokenizer.decode(calm.input_ids) == "<s>user: hello<end>\n<s>assistant: hello 5<end>"
+    assert len(calm.action_positions) == len(plain.action_positions)
+    rank = partial(rerank, critic, tiny_tokenizer, prompt, ["5"], use_cache=False, chat_template_kwargs={"calm": True})
+    assert torch.equal(rank()[0].quantiles, calm.last_state)
 
 
 def test_a_critic_in_training_stays_so(critic, tiny_tokenizer):

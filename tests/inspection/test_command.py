@@ -54,6 +54,16 @@ def end_of(response):
 
 
 class TestCommand:
+    def test_arguments_reach_the_template(self, run, saved, tiny_tokenizer):
+        tiny_tokenizer.chat_template += "{% if add_generation_prompt and calm %}hello {% endif %}"
+        tiny_tokenizer.save_pretrained(saved)
+        given = ["--prompt", "hello", "--response", "world", "--chat"]
+        calm, plain = run(*given, "--chat-template-kwargs", '{"calm": true}')[0], run(*given)[0]
+        assert calm["responses"] != plain["responses"]
+        for wrong in ("[1]", "{calm"):
+            with pytest.raises(SystemExit):
+                run(*given, "--chat-template-kwargs", wrong)
+
     def test_text(self, run, saved, tiny_tokenizer, capsys):
         data, page = run("--prompt", "hello", "--response", " world", "--response", " 5", "--alpha", "0.3")
         critic = AutoModelForDistributionalValue.from_pretrained(saved)

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,7 +61,8 @@ def parse_config(dataclass_types, arguments: list[str] | None = None) -> tuple:
     settings = _without_replaced(settings, given)
     for argument in arguments:
         flag = argument.split("=")[0]
-        if flag.startswith("--") and flag not in parser._option_string_actions:
+        # "--=" and "-- a" are values, "--a" is more likely a flag that is misspelt
+        if re.fullmatch(r"--[A-Za-z][\w-]*", flag) and flag not in parser._option_string_actions:
             raise ConfigError(f"Unknown flag {flag!r}{_nearest(flag, [f'--{name}' for name in names])}")
     *parsed, rest = parser.parse_args_into_dataclasses(
         [*_as_flags(settings), *arguments], return_remaining_strings=True, look_for_args_file=False

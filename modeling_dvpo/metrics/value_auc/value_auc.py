@@ -7,7 +7,7 @@ from modeling_dvpo.metrics import baselines, formats, states
 from modeling_dvpo.metrics.scores import value_auc
 
 DESCRIPTION = """
-Does the value after 25, 50, 75 or 100 % of a response, before its end token, predict success? The probability that a
+Does the value after 25, 50, 75 or 100 % of a response, before its last token, predict success? The probability that a
 successful response has the higher value of two (area under the ROC curve), ties counted half: 1 is perfect, ½ chance
 and what any constant gets. Values of different prompts are compared: a critic that knows only how hard the prompt is
 gets some of it right.
@@ -17,7 +17,7 @@ INPUTS = """
 Args:
     predictions: of each response, (T, M) quantiles or (T, N, M) of N heads of its states in order, or (T,) their
         values; T may differ from row to row. The first state is that before the first token, the last the one before
-        the end token, or after the last token of a response without one: leave the state after an end token out.
+        the last token: leave the state after it out, where no critic is trained.
     references: 1 for a response that succeeded, 0 for one that did not.
     percents: whole numbers from 0 to 100; (25, 50, 75, 100) by default. The state taken is the last one that has read
         no more than that share of the tokens.

@@ -4,11 +4,11 @@ import copy
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_models import tiny_causal_lm
+from tiny_policies import scripted
 from transformers import GenerationConfig
 
 from modeling_dvpo.training.data.arguments import PromptArguments
@@ -43,22 +43,6 @@ def chats(tiny_tokenizer):
         ids = tiny_tokenizer(rendered, add_special_tokens=False).input_ids
         found.append(Prompt(i, messages, ids, {"answer": i}))
     return found
-
-
-def scripted(policy, *answers: list[int]):
-    """A policy whose next turns are these: `generate` is replaced, everything around it is the real thing.
-
-    Each answer is written into every row of the call it belongs to, followed by the padding that `generate` writes.
-    """
-    policy, answers = copy.copy(policy), list(answers)
-
-    def generate(input_ids, generation_config, **_):
-        new = answers.pop(0)[: generation_config.max_new_tokens]
-        new = new + [generation_config.pad_token_id] * (generation_config.max_new_tokens - len(new))
-        return SimpleNamespace(sequences=torch.cat([input_ids, torch.tensor([new] * len(input_ids))], dim=1))
-
-    policy.generate = generate
-    return policy
 
 
 def ids_of(tokenizer, text: str) -> list[int]:
@@ -113,6 +97,26 @@ def test_settings_are_read_beside_those_of_the_prompts():
     given = ["--dataset", "a.jsonl", "--min_p", "0.1", "--stop_strings", "Q:", "###", "--num_generations", "4"]
     _, args = parse_config((PromptArguments, RolloutArguments), given)
     assert args == RolloutArguments(min_p=0.1, stop_strings=["Q:", "###"], num_generations=4)
+
+
+@pytest.mark.parametrize(
+    ("given", "stops"),
+    [
+        (["--stop_strings", "-x"], ["-x"]),
+        (["--stop_strings=--x"], ["--x"]),
+        (["--stop_strings", "a", "-- b", "-1", "--min_p", "0.1"], ["a", "-- b", "-1"]),
+    ],
+)
+def test_stop_strings_may_begin_with_a_dash(given, stops):
+    """They were taken for flags: "expected at least one argument"."""
+    [args] = parse_config((RolloutArguments,), given)
+    assert args.stop_strings == stops
+
+
+def test_stop_strings_of_a_recipe_may_begin_with_a_dash(tmp_path):
+    (tmp_path / "a.yaml").write_text('stop_strings: ["--x", "-y"]')
+    [args] = parse_config((RolloutArguments,), [str(tmp_path / "a.yaml")])
+    assert args.stop_strings == ["--x", "-y"]
 
 
 def test_the_tokens_of_a_conversation(policy, chats, tiny_tokenizer):
