@@ -87,7 +87,8 @@ class TestSameCurve:
         [
             {"trainable": "lora", "lora_r": 4, "max_tokens_per_device": 60},
             {"trainable": "heads", "max_tokens_per_device": 60},
-            {"returns": "lambda", "gradient_checkpointing": "true", "max_tokens_per_device": 100},
+            # Adam's first step is the sign of a gradient, rounding where it is 0: at a low rate
+            {"returns": "lambda", "gradient_checkpointing": "true", "max_tokens_per_device": 100, "warmup_ratio": 0.5},
             {"packing": "true", "max_tokens_per_device": 150, "value_head_type": "monotone"},
         ],
         ids=["lora", "heads", "lambda", "packed"],
