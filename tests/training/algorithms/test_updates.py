@@ -354,6 +354,22 @@ class TestLearn:
             first_moment = made.policy.optimizer.state[parameter]["exp_avg"]
             assert_close(first_moment, 0.1 * expected[name], rtol=1e-3, atol=1e-5)
 
+    @pytest.mark.parametrize("packing", [True, False])
+    def test_the_critics_loss_is_a_mean_over_action_tokens(self, updates, packing):
+        """Not over completions: a long one has the say of all its tokens, whichever micro-batch they are in."""
+        made, samples = updates("ppo", kl="none"), samples_of()
+        steps = [mini_batch(samples[:1], samples[1:], packing=packing)]
+        made.prepare(steps, policy_learns=False, report=None)
+        errors = []
+        for sample, wanted in zip(samples, by_sample(steps, "returns", samples), strict=True):
+            with torch.no_grad():
+                values = made.critic(torch.tensor([sample.input_ids])).value[0]
+            before = torch.tensor(sample.completion_mask).nonzero()[:, 0] - 1
+            errors += ((values[before] - wanted[:, 0]) / made.critic.config.return_scale).square().tolist()
+        assert len(errors) == 14
+        metrics = made.learn(steps, step=1, policy_learns=False)
+        assert metrics["critic/loss"] == pytest.approx(sum(errors) / 14, rel=1e-4)
+
     def test_several_updates_measure_against_the_policy_that_sampled(self, updates):
         """Four updates: the first ratio is 1, and the last is that of the policy now to the one at the start."""
         made, samples = updates("ppo", num_epochs=2, clip_low=1.0, clip_high=100.0), samples_of()

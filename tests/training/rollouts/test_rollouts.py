@@ -348,7 +348,13 @@ args = RolloutArguments(max_completion_length=30, generation_batch_size=2, stop_
 def run(model):
     calls.clear()
     return [r.input_ids for r in roll_out(model, tokenizer, prompts, args, environment=environment, greedy=True)]
+def learn():
+    with Collectives() as collectives:
+        policy(torch.tensor([[5, 6 + rank, 7]])).logits.square().mean().backward()
+    return collectives.number
 optimizer = torch.optim.SGD(policy.parameters(), lr=2.0)
+usual = learn()
+optimizer.zero_grad()
 seen = []
 for _ in range(3):
     with whole_weights(policy), Collectives() as collectives:
@@ -358,9 +364,8 @@ for _ in range(3):
     # the weights of now, and not those of an earlier round
     whole.load_state_dict(get_model_state_dict(policy, options=StateDictOptions(full_state_dict=True)), strict=False)
     assert seen[-1] == run(whole)
-    with Collectives() as collectives:
-        policy(torch.tensor([[5, 6 + rank, 7]])).logits.square().mean().backward()
-    assert collectives.number > 0
+    # units are sharded again, and the root, which is gathered once a pass, is not gathered for the backward pass too
+    assert learn() == usual > 0
     optimizer.step()
     optimizer.zero_grad()
 assert seen[0] != seen[1] != seen[2]

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from critic_runs import LEARNING, SHORT, config_of, run, values
-from scripts import metrics_of
+from critic_runs import LEARNING, SHORT, config_of, run, script, values
+from scripts import flags, metrics_of
 from transformers import AutoModelForCausalLM
 
 from modeling_dvpo import AutoModelForDistributionalValue
@@ -18,6 +18,33 @@ def test_from_nothing_to_most_of_the_variance(learned):
     assert metrics[0]["eval_explained_variance"] == pytest.approx(0, abs=0.05)
     assert metrics[30]["eval_explained_variance"] > 0.5
     assert metrics[30]["eval_crps"] < 0.7 * metrics[0]["eval_crps"]
+
+
+def test_the_loss_is_a_mean_over_action_tokens(inputs, tmp_path):
+    """In units of the returns' deviation over all tokens, a critic that says their mean everywhere has loss 1; in
+    general 1 - explained variance + (bias / deviation)². A sum divided by rows is larger by the tokens a row has."""
+    all_rows = {"rows_per_step": 120, "eval_dataset": inputs["dataset"], "max_steps": 1, "max_tokens_per_device": 500}
+    metrics = run(tmp_path / "run", inputs, SHORT, all_rows, num_quantiles=1, num_value_heads=1)
+    scale = config_of(tmp_path / "run" / "last")["return_scale"]
+    explained, bias = (metrics[0][f"eval_{name}"] for name in ("explained_variance", "bias"))
+    assert metrics[1]["loss"] == pytest.approx(1 - explained + (bias / scale) ** 2, rel=1e-4)
+
+
+def test_ranks_agree_on_the_fresh_critic_and_draw_apart(inputs, tmp_path, monkeypatch):
+    """With one seed for all, dropout and sampled targets of every rank would be the same."""
+    found = []
+
+    def note(self):
+        heads = [parameter.detach().clone() for parameter in self.critic.quantile_heads.parameters()]
+        found.append((heads, torch.rand(3)))
+
+    monkeypatch.setattr(critic_trainer.CriticTrainer, "train", note)
+    monkeypatch.setattr(critic_trainer, "world_size", lambda: 2)
+    for this_rank in (0, 1):
+        monkeypatch.setattr(critic_trainer, "rank", lambda this_rank=this_rank: this_rank)
+        script.main(flags(inputs, SHORT, output_dir=tmp_path / "run"))
+    (heads, drawn), (other_heads, other_drawn) = found
+    assert all(map(torch.equal, heads, other_heads)) and not torch.equal(drawn, other_drawn)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ class TestRewards:
             assert noisy[step]["reward/long"] == clean[step]["reward/long"] == pytest.approx(clean[step]["reward"])
         for step in (0, 4):
             assert noisy[step]["eval/held_out/long"] == clean[step]["eval/held_out/long"] > 0
+        held_out = [row for row in table_of(tmp_path / "noisy") if row["dataset"] == "held_out"]
+        assert held_out and all(row["reward"] == row["reward/long"] for row in held_out)
 
     def test_several_functions_with_weights(self, inputs, tmp_path, monkeypatch):
         """One of them asynchronous and silent about half of the completions, one about all."""
