@@ -238,7 +238,8 @@ def test_an_action_without_a_state_before_it_is_refused():
     align_to_actions(x, torch.tensor([[False, True, False, True]]), torch.tensor([[0, 0, 1, 1]]))
 
 
-NAN = torch.full((2, 4, 3), float("nan"))
+ONE_NAN = torch.zeros(2, 4, 3)
+ONE_NAN[1, 3, 2] = float("nan")
 FOUR = {"segment_ids": torch.arange(4).expand(2, 4), "mask": torch.ones(2, 4, dtype=torch.bool)}
 
 
@@ -250,16 +251,17 @@ FOUR = {"segment_ids": torch.arange(4).expand(2, 4), "mask": torch.ones(2, 4, dt
         ({"rewards": torch.zeros(2, 5)}, r"rewards must be \(2, 4\) as quantiles are, got shape \(2, 5\)"),
         ({"mask": torch.ones(2, 4)}, r"mask must be bool of shape \(2, 4\), got torch.float32"),
         ({"rewards": torch.ones(2, 4), "mask": torch.eye(2, 4) > 0}, "non-zero entry at row 0, token 1, where mask"),
-        ({"quantiles": NAN}, "not finite"),
+        ({"quantiles": ONE_NAN, "mask": FOUR["mask"]}, "rewards or quantiles are not finite"),
         ({"lam": torch.ones(3)}, r"number, \(2,\), one per row, or \(2, 4\), one per token, got shape \(3,\)"),
         ({"lam": 1.5}, r"lam must lie in \[0, 1\], got 1.5"),
         ({"gamma": -0.1}, r"gamma must lie in \[0, 1\]"),
         ({"target": "mean"}, "target must be 'index' or 'sampled', got 'mean'"),
         ({"bootstrap": torch.zeros(2, 4)}, r"bootstrap must be \(2, 3\) without segment_ids, got shape \(2, 4\)"),
-        ({"bootstrap": NAN[:, 0]}, "bootstrap is not finite"),
+        ({"bootstrap": ONE_NAN[:, 3]}, "bootstrap is not finite"),
         ({"segment_ids": torch.zeros(2, 3)}, r"segment_ids must have shape \(2, 4\)"),
         ({"segment_ids": torch.zeros(2, 4), "bootstrap": torch.zeros(2, 3)}, r"must be \(2, 'segments', 3\) with seg"),
         ({**FOUR, "bootstrap": torch.zeros(2, 3, 3)}, "bootstrap has 3 segments a row, but a row has 4 segments"),
+        ({**FOUR, "bootstrap": torch.zeros(2, 2, 3)}, "bootstrap has 2 segments a row, but a row has 4 segments"),
     ],
 )
 def test_bad_arguments_are_named(changes, message):

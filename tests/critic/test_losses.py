@@ -114,11 +114,24 @@ def test_an_extreme_return_does_not_swamp_the_tails(form, growth):
         assert found[1] / found[0] == pytest.approx(growth, rel=0.01)
 
 
+def test_two_target_atoms_have_a_shape():
+    """Atoms [0, 2, 5, 5], targets 0 and 4, which at the levels 1/8, 3/8, 5/8 and 7/8 are 0, 1, 3 and 4.
+
+    Lower tail: its variance is 1, the targets' 1/4, too wide by 3/4. Upper tail: 0 and 1/4, too narrow by 1/4.
+    """
+    quantiles, mask = torch.tensor([0.0, 2.0, 5.0, 5.0]).reshape(1, 1, 1, 4), torch.ones(1, 1, dtype=torch.bool)
+    config = only("shape", alpha=0.5, beta=0.5)
+    assert dvpo_critic_loss(quantiles, torch.tensor([[[4.0, 0.0]]]), mask, config)[0].item() == pytest.approx(1.0)
+    assert dvpo_critic_loss(quantiles, torch.tensor([[[4.0]]]), mask, config)[0] == 0
+
+
 def test_calibrated_shift_acts_on_the_batch_not_on_the_state():
     """One state over-, one underestimated by the same amount: no systematic underestimation, no pull."""
     quantiles = torch.zeros(1, 2, 1, 4, requires_grad=True)
     returns, mask = torch.tensor([[[1.0], [-1.0]]]), torch.ones(1, 2, dtype=torch.bool)
     assert dvpo_critic_loss(quantiles, returns, mask, only("shift"))[0] == 0
+    assert dvpo_critic_loss(quantiles, returns - 0.75, mask, only("shift"))[0] == 0, "overestimated: nothing pulls"
+    assert dvpo_critic_loss(quantiles, returns + 0.75, mask, only("shift"))[0] == 0.75
     assert dvpo_critic_loss(quantiles, returns, mask, only("shift", form="paper"))[0] == 0.5
 
 
@@ -186,6 +199,8 @@ def test_half_precision_heads_are_computed_in_float32():
     assert loss.dtype == torch.float32 and all(term.dtype == torch.float32 for term in terms.values())
     torch.testing.assert_close(loss, expected, rtol=0, atol=0)
     assert gradient_of(loss, half).dtype == torch.bfloat16
+    loss, terms = dvpo_critic_loss(quantiles.double(), returns, mask, config)
+    assert loss.dtype == torch.float64 and all(term.dtype == torch.float32 for term in terms.values())
 
 
 def test_targets_get_no_gradient_and_terms_are_detached():
@@ -280,6 +295,7 @@ STATES = torch.zeros(2, 3, 1, 4)
         ),
         (STATES, (2, 3), (2, 3), r"returns\[..., None\]"),
         (STATES, (3, 2, 1), (2, 3), r"got shape \(3, 2, 1\)"),
+        (STATES, (2, 3, 0), (2, 3), r"K >= 1 target atoms a token .* got shape \(2, 3, 0\)"),
         (STATES, (2, 3, 1), (3, 2), r"mask must be bool of shape \(2, 3\), got torch.bool of shape \(3, 2\)"),
     ],
 )

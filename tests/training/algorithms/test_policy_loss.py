@@ -8,6 +8,7 @@ from tiny_models import VOCABULARY, tiny_causal_lm
 from torch import nn
 from torch.testing import assert_close
 
+from modeling_dvpo.training.algorithms import policy_loss as module
 from modeling_dvpo.training.algorithms.policy_loss import (
     action_log_probs,
     kl_estimate,
@@ -85,6 +86,14 @@ class TestLogProbs:
         assert_close(log_probs[mask], torch.cat(expected), rtol=1e-5, atol=1e-5)
         assert_close(entropy[mask], torch.cat(entropies), rtol=1e-5, atol=1e-5)
         assert not log_probs[~mask].any() and not entropy[~mask].any()
+
+    def test_entropy_in_parts_is_the_whole(self, policy, monkeypatch):
+        batch = collate(rows_of(), True)
+        with torch.no_grad():
+            _, whole = action_log_probs(policy, batch, 1.0, with_entropy=True)
+            monkeypatch.setattr(module, "ENTROPY_CHUNK", 5)  # of 12 action tokens
+            _, parts = action_log_probs(policy, batch, 1.0, with_entropy=True)
+        assert_close(parts, whole)
 
     def test_entropy_has_a_gradient_only_on_request(self, policy):
         batch = collate(rows_of(), True)
@@ -190,11 +199,10 @@ class TestFirstRatio:
 
 class TestLoss:
     def loss(self, ratio, advantage, **options):
-        """Of one token, and its gradient in the log-probability."""
-        log_prob = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
-        loss = policy_loss(
-            log_prob, torch.zeros(1, 1), torch.tensor([[advantage]]), torch.ones(1, 1), **{**CLIP, **options}
-        )
+        """Of one token, and its gradient in the log-probability; it was sampled with probability 1/4."""
+        old = torch.tensor([[-math.log(4)]], dtype=torch.float64)
+        log_prob = (old + math.log(ratio)).requires_grad_()
+        loss = policy_loss(log_prob, old, torch.tensor([[advantage]]), torch.ones(1, 1), **{**CLIP, **options})
         (gradient,) = torch.autograd.grad(loss, log_prob)
         return loss.item(), gradient.item()
 
@@ -223,7 +231,7 @@ class TestLoss:
         assert k3.item() == pytest.approx(math.log(2) - 0.5)
         (gradient,) = torch.autograd.grad(k3, log_probs)
         assert gradient.item() == pytest.approx(0.5)
-        options = {"reference_log_probs": torch.tensor([[math.log(1.1 / 2)]]), "kl_coef": 0.1}
+        options = {"reference_log_probs": torch.tensor([[math.log(1.1 / 4 / 2)]]), "kl_coef": 0.1}
         assert self.loss(1.1, 2.0, **options) == pytest.approx((-2.2 + 0.1 * (math.log(2) - 0.5), -2.2 + 0.1 * 0.5))
 
     @pytest.mark.parametrize("far", [25.0, 200.0, 1e30])
@@ -259,6 +267,10 @@ class TestLoss:
         assert loss.item() == pytest.approx(0.5 * (-1 - 0.03))
         (gradient,) = torch.autograd.grad(loss, entropy)
         assert gradient.item() == pytest.approx(-0.05)
+
+    def test_a_number_without_its_coefficient_is_only_looked_at(self):
+        given = {"entropy": torch.tensor([[0.3]]), "reference_log_probs": torch.tensor([[-9.0]])}
+        assert self.loss(1.1, 2.0, **given) == pytest.approx((-2.2, -2.2))
 
 
 class TestWeights:
@@ -308,7 +320,7 @@ class TestMetrics:
 
     def test_only_tokens_without_gradient_count_as_clipped(self):
         log_probs = torch.tensor([[1.5, 0.5, 1.5, 0.5, 1.1]]).log()
-        advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0, 1.0]])
+        advantages = torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.5]])
         mask = torch.ones(1, 5, dtype=torch.bool)
         found = policy_metrics(log_probs, torch.zeros(1, 5), advantages, mask, **CLIP, num_tokens=5)
         assert found["clip_fraction"].item() == pytest.approx(2 / 5)

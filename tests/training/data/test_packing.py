@@ -1,5 +1,7 @@
 """Micro-batch plans, layouts, and which models keep packed rows apart."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -104,8 +106,9 @@ class TestSampler:
         assert len(sampler(drop_last=True)) == len(list(sampler(drop_last=True).steps())) == 2
 
     def test_in_order_without_shuffle(self):
-        plans = self.steps([1] * 6, rows_per_step=2, max_tokens=9, shuffle=False)
-        assert [plan[0].rows for (plan,) in plans] == [(0, 1), (2, 3), (4, 5)]
+        """All of it, where nobody says that there are other ranks."""
+        plans = RewardBatchSampler([1] * 6, rows_per_step=2, max_tokens=9, shuffle=False).steps()
+        assert [plan.rows for (plan,) in plans] == [(0, 1), (2, 3), (4, 5)]
 
     @pytest.mark.parametrize(
         ("kwargs", "message"),
@@ -236,6 +239,36 @@ class TestPackedHiddenStates:
     @pytest.mark.parametrize("family", UNPACKED)
     def test_unsupported(self, family):
         assert not supports_packing(tiny(family))
+
+    @pytest.mark.parametrize(
+        "error", [TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, IndexError]
+    )
+    def test_a_model_that_refuses_the_arguments_is_padded(self, error, monkeypatch):
+        model = tiny("qwen3").train()
+        forward = model.forward
+
+        def refuse(position_ids=None, **kwargs):
+            if position_ids is not None:
+                raise error("no position_ids here")
+            return forward(**kwargs)
+
+        monkeypatch.setattr(model, "forward", refuse)
+        assert not supports_packing(model) and model.training
+
+    def test_positions_that_do_not_start_again_show_in_either_direction(self):
+        """Hidden states that only ever fall with the position: a difference below 0 is a difference, too."""
+
+        class Falling(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.slope = torch.nn.Parameter(torch.tensor(-1.0))
+                self.config = tiny("qwen3").config
+
+            def forward(self, input_ids, **_):
+                places = torch.arange(input_ids.shape[1]).expand(input_ids.shape)
+                return SimpleNamespace(hidden_states=[(self.slope * places)[..., None]])
+
+        assert not supports_packing(Falling())
 
     def test_in_bfloat16(self):
         assert supports_packing(tiny("qwen3").bfloat16())
