@@ -75,6 +75,17 @@ def test_a_generation_prompt_with_a_thought_is_state(tiny_tokenizer):
 def test_the_users_last_words_are_not_the_generation_prompts(tiny_tokenizer):
     tiny_tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     assert written(tiny_tokenizer, said("hello world"))[0] == ["hello world"]
+    assert written(tiny_tokenizer, said("yo", "and", "so"))[0] == ["yo", "so"]  # nothing is written between them
+
+
+def test_two_characters_that_agree_with_the_generation_prompt_are_an_accident(tiny_tokenizer):
+    """It ends in "assistant\\n"."""
+    assert written(with_template(tiny_tokenizer, "chatml"), said("nt\nso"))[0] == ["nt\nso<|im_end|>"]
+
+
+def test_a_conversation_without_an_assistant_is_text_alone(tiny_tokenizer):
+    text = tiny_tokenizer.apply_chat_template([USER], tokenize=False)
+    assert assistant_turns(ChatTemplate(tiny_tokenizer), [USER]) == (text, [])
 
 
 def test_white_space_that_the_template_writes_around_a_content_belongs_to_the_turn(tiny_tokenizer):
@@ -120,11 +131,13 @@ class TestToolCallsAndReasoning:
         [turn] = assistant_turns(ChatTemplate(tokenizer), conversation)[1]
         assert turn.content - turn.start == len("<think>im so</think>")
 
-    def test_with_a_content_that_the_template_changes_are_refused(self, tiny_tokenizer):
+    @pytest.mark.parametrize(("how", "content"), [("| trim", " im"), ("if not m.tool_calls", "\n")])
+    def test_with_a_content_that_the_template_changes_or_leaves_out_are_refused(self, tiny_tokenizer, how, content):
+        """Also where the text happens to end as the content does."""
         tokenizer = with_template(tiny_tokenizer, "chatml")
-        tokenizer.chat_template = CALLING.replace("VERBATIM", "| trim")
+        tokenizer.chat_template = CALLING.replace("VERBATIM", how)
         with pytest.raises(RowProblem, match="message 1's content is not written as it is") as raised:
-            written(tokenizer, said(" im", **self.call))
+            written(tokenizer, said(content, **self.call))
         assert raised.value.kind == "last turn"
 
     def test_keys_that_the_template_does_not_write_change_nothing(self, tiny_tokenizer):
@@ -144,6 +157,7 @@ def test_turns_that_a_template_does_not_mark_do_not_count(tiny_tokenizer):
         "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}"
     )
     assert written(tokenizer, said("yo", "and", "so", learn=True))[0] == ["so<|im_end|>"]
+    assert written(tokenizer, [*said("yo", learn=True), USER, ASSISTANT])[0] == ["yo<|im_end|>"]
 
 
 def test_arguments_that_are_not_the_templates_own_are_refused(tiny_tokenizer):
