@@ -41,7 +41,7 @@ test-floor: wheel
 		hypothesis pytest pytest-xdist scipy
 	cd / && $(FLOOR)/bin/dvpo train-critic --help > /dev/null
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/pytest -n auto -m "not slow" tests/critic tests/inference tests/metrics tests/text \
-		tests/test_auto.py tests/test_auto_refusals.py tests/test_returns.py
+		tests/training/data tests/test_auto.py tests/test_auto_refusals.py tests/test_returns.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -134,10 +134,13 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             heads = _adapter_heads(path, hub, model.quantile_heads, fresh=bool(info["missing_keys"]))
             adapter_info = model.load_adapter(path, adapter_kwargs=hub)
         lost = sorted(getattr(adapter_info, "missing_keys", ()))
+        unknown = set(getattr(adapter_info, "unexpected_keys", ()))
         for key in [key for key in lost if key.rpartition(".")[2] in heads and "quantile_heads." in key]:
-            # transformers 5.10 overlooks bare parameters of `modules_to_save`
-            model.get_parameter(key).data.copy_(heads[key.rpartition(".")[2]])
+            # transformers 5.10 overlooks bare parameters of `modules_to_save`: missing here, unexpected there
+            name = key.rpartition(".")[2]
+            model.get_parameter(key).data.copy_(heads[name])
             lost.remove(key)
+            unknown.discard(f"quantile_heads.{name}")
         if lost:
             raise ValueError(
                 f"The adapter {path} lacks weights of its own: {', '.join(lost[:5])} ({len(lost)} in all). They "
@@ -145,7 +148,7 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             )
         # of the base's, its output layer is no part of a critic
         unused = [key for key in info["unexpected_keys"] if key.startswith(f"{model.base_model_prefix}.")]
-        if unused := sorted({*unused, *getattr(adapter_info, "unexpected_keys", ())}):
+        if unused := sorted({*unused, *unknown}):
             warnings.warn(
                 f"The adapter {path} and its base {base} hold weights that the critic has no place for; they were "
                 f"left out: {', '.join(unused[:5])} ({len(unused)} in all). Check that both are of the architecture "

@@ -187,7 +187,6 @@ def _scan_backwards(y: Tensor, decay: Tensor) -> None:
         tail = num_steps - remainder
         _scan_backwards(y[tail:], decay[tail:])
         y[tail - 1].addcmul_(decay[tail - 1], y[tail])
-        decay[tail - 1] = 0
         y, decay = y[:tail], decay[:tail]
     y, decay = y.unflatten(0, (-1, _BLOCK)), decay.unflatten(0, (-1, _BLOCK))
     for t in reversed(range(_BLOCK - 1)):
