@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from modeling_dvpo.critic.losses import CriticLossConfig, dvpo_critic_loss
+from modeling_dvpo.critic.losses import CriticLossConfig
 from modeling_dvpo.returns import align_to_actions
 
 
@@ -13,10 +13,17 @@ def model_inputs(batch: dict) -> dict:
     return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
 
 
+def critic_predictions(critic, batch: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Action-aligned quantiles (B, T, N, M), reward units, of a collated batch, and logits where heads have some."""
+    output = critic(**model_inputs(batch), use_cache=False)
+    where = batch["completion_mask"], batch.get("segment_ids")
+    logits = None if output.logits is None else align_to_actions(output.logits, *where)
+    return align_to_actions(output.quantiles, *where), logits
+
+
 def critic_quantiles(critic, batch: dict) -> torch.Tensor:
-    """Action-aligned quantiles (B, T, N, M), reward units, of a collated batch."""
-    quantiles = critic(**model_inputs(batch), use_cache=False).quantiles
-    return align_to_actions(quantiles, batch["completion_mask"], batch.get("segment_ids"))
+    """The quantiles of `critic_predictions`."""
+    return critic_predictions(critic, batch)[0]
 
 
 def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossConfig, *, num_items, shift_gate):
@@ -30,15 +37,15 @@ def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossCon
 
     Returns:
         loss: () with gradient; summed over micro-batches and ranks it is the step's loss.
-        terms: dict of (), likewise additive: the loss terms by name, and `underestimation`, the mean of
+        terms: dict of (), likewise additive: what `value_loss` gives, and `underestimation`, the mean of
             target minus predicted value in normalised units.
     """
-    quantiles = critic_quantiles(critic, batch)
-    returns = returns_of(quantiles)
-    predicted, wanted = critic.normalize_returns(quantiles), critic.normalize_returns(returns)
-    mask = batch["completion_mask"]
-    loss, terms = dvpo_critic_loss(predicted, wanted, mask, config, num_items=num_items, shift_gate=shift_gate)
-    gap = wanted.mean(-1) - predicted.detach().mean(dim=(-2, -1))
+    quantiles, logits = critic_predictions(critic, batch)
+    returns, mask = returns_of(quantiles), batch["completion_mask"]
+    loss, terms = critic.value_loss(
+        quantiles, logits, returns, mask, config, num_items=num_items, shift_gate=shift_gate
+    )
+    gap = (returns.mean(-1) - quantiles.detach().mean(dim=(-2, -1))) / critic.config.return_scale
     return loss, {**terms, "underestimation": (gap * mask).sum() / num_items}
 
 
