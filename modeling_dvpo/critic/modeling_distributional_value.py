@@ -257,8 +257,8 @@ class DistributionalValueMixin(_Family):
         """Load a critic, or put fresh heads on the backbone of any checkpoint of the family.
 
         Takes the arguments of `PreTrainedModel.from_pretrained`, and `num_value_heads`, `num_quantiles`,
-        `value_head_type`, `value_support` and `value_projection` for fresh heads. Nothing but the heads of a checkpoint
-        that is no critic may be missing.
+        `value_head_type`, `value_support` and `value_projection` for fresh heads. Nothing but the heads of a
+        checkpoint that is no critic may be missing.
 
         Raises:
             ValueError: weights are missing or of another shape, or a critic is asked for other heads than it has.
