@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from modeling_dvpo.ranks import rank, world_size
 from ..algorithms.critic_arguments import CriticArguments, TrainingArguments
 from ..algorithms.critic_loss import critic_loss, running_mean
 from ..algorithms.held_out import evaluate, is_better
+from ..algorithms.representation import chosen_representation, describe_heads, head_settings, require_inside
 from ..algorithms.targets import Targets, dataset_returns, target_returns
 from ..data.arguments import RewardDataArguments
 from ..data.fingerprints import require_same_data, reward_set_facts
@@ -58,8 +60,18 @@ class CriticTrainer:
 
         record = offline_record(settings, returns, training_rows=len(self.train_set))
         warn_of_other_meaning(parent_config, record)
+        fresh = not hasattr(parent_config, "num_value_heads")
+        if fresh:
+            representation = chosen_representation(critic_args, args, returns)
+            critic_args = replace(critic_args, **head_settings(representation))
+        elif critic_args.value_head_type == "auto":
+            critic_args = replace(critic_args, value_head_type=None)
         self.critic = critic = load_critic(critic_args)
-        critic.fit_return_scale(returns, fresh_heads=not hasattr(parent_config, "num_value_heads"))
+        if fresh:
+            critic.config.value_clip = representation.value_clip
+        else:
+            require_inside(critic.config.value_support, returns, clip=critic.config.value_clip)
+        critic.fit_return_scale(returns, fresh_heads=fresh)
         critic.config.critic_loss = self.loss_config.to_dict()
         critic.config.critic_training = record
         layout = choose_layout(critic, self.tokenizer, args.packing)
@@ -88,8 +100,9 @@ class CriticTrainer:
             require_same_data(self.progress.get("data"), data, args.output_dir)
         self.log = RunLog(self.total_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         self.log.say(
-            f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
-            f"quantiles, {trained:,} of {parameters:,} parameters train\n"
+            f"{type(critic).__name__}: {describe_heads(critic.config)}"
+            f"{f' ({representation.reason})' if fresh and representation.reason else ''}, "
+            f"{trained:,} of {parameters:,} parameters train\n"
             f"{len(self.train_set):,} rows to train on, {len(self.eval_set or ()):,} held out, "
             f"{'packed' if layout['packing'] else 'padded'}; {self.total_steps} steps; "
             f"{world_size()} process(es) on {device}"
@@ -120,7 +133,8 @@ class CriticTrainer:
                 if not self.log.opened:
                     self.begin_to_write()
                 tokens += metrics["action_tokens"]
-                self.log.step(step, metrics, shown=("loss", "quantile", "cvar", "grad_norm"))
+                shown = ("loss", "quantile", "cvar", "clipped", "grad_norm")
+                self.log.step(step, metrics, shown=tuple(name for name in shown if name in metrics))
                 last = step == self.total_steps
                 if last or step % args.logging_steps == 0:
                     speed = tokens / (time.perf_counter() - started)
