@@ -222,6 +222,25 @@ class DistributionalValueMixin(_Family):
         self.quantile_heads.reset(self.quantile_heads.first_bias(returns.sort().values, mean, scale))
         self.config.return_mean, self.config.return_scale = mean, scale
 
+    def replace_heads(self, **settings) -> None:
+        """Put fresh heads on this critic's body, for returns that its own cannot hold.
+
+        Args:
+            settings: those of `from_pretrained`; what is left out has its default, not the old heads'.
+
+        Raises:
+            ValueError: settings that cannot be built, or an adapter, which holds the heads that it was trained with.
+        """
+        if getattr(self, "_hf_peft_config_loaded", False):
+            raise ValueError("An adapter's heads cannot be replaced: merge it into its base model first.")
+        for name, default in HEAD_SETTINGS.items():
+            setattr(self.config, name, settings.get(name, default))
+        check_head_settings(self.config)
+        heads = make_heads(hidden_size(self.config), self.config).to(self.quantile_heads.weight.device)
+        self.quantile_heads = heads
+        self._init_weights(heads)
+        self.config.value_clip, self.config.return_mean, self.config.return_scale = False, 0.0, 1.0
+
     @torch.no_grad()
     def set_return_scale(self, mean: float, scale: float) -> None:
         """Change the normalised units to (x - mean) / scale; what the critic predicts stays, as heads are rescaled.

@@ -114,3 +114,17 @@ def test_another_support_than_the_critic_has_is_refused(tmp_path):
     assert load(tmp_path, value_support=[0, 1]).config.value_support == [0.0, 1.0]
     with pytest.raises(ValueError, match=r"value_support=\[0.0, 1.0\], but value_support=\[0.0, 2.0\] was asked for"):
         load(tmp_path, value_support=[0.0, 2.0])
+
+
+def test_fresh_heads_on_a_critic_s_body(tmp_path):
+    critic = tiny_critic(**HEADS["bernoulli"])
+    body = {name: weight.clone() for name, weight in critic.model.named_parameters()}
+    critic.replace_heads(num_quantiles=7, **HEADS["categorical"])
+    critic.fit_return_scale(torch.tensor([0.0, 1.0, 1.0]), fresh_heads=True)
+    assert critic(tiny_batch()).quantiles.shape == (2, 6, 3, 7)  # 3 heads are the default
+    assert all(torch.equal(body[name], weight) for name, weight in critic.model.named_parameters())
+    critic.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path)(tiny_batch()).quantiles, critic(tiny_batch()).quantiles)
+    critic.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["quantile_heads"]))
+    with pytest.raises(ValueError, match="An adapter's heads cannot be replaced: merge it"):
+        critic.replace_heads()

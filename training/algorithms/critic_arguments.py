@@ -42,6 +42,7 @@ class CriticArguments:
     support_quantile: float | None = option(
         None, "Fit the support to this central share of the training returns; those outside count as its ends."
     )
+    fresh_heads: bool = option(False, "Fresh heads on a critic's body, for returns that its own cannot hold.")
     attn_implementation: str | None = option(
         None, "sdpa, eager, or flash_attention_2 and flex_attention, which make packing pay."
     )

@@ -1,7 +1,7 @@
 """Which distribution a critic's fresh heads predict: what the training returns ask for."""
 
+import warnings
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -120,27 +120,44 @@ def _projection_for(support: list[float]) -> str:
 
 
 def _checked(chosen: Representation, returns: torch.Tensor) -> Representation:
-    require_inside(chosen.value_support, returns, clip=chosen.value_clip)
+    if chosen.value_support and not chosen.value_clip:
+        _require_inside(chosen.value_support, returns)
     return chosen
 
 
-def require_inside(support, returns: torch.Tensor, *, clip: bool) -> None:
-    """Raises ConfigError for training returns beyond a critic's support, unless they are to count as its ends."""
-    if support is None or clip:
+def require_inside(config, returns: torch.Tensor) -> None:
+    """Raises ConfigError for training returns beyond a loaded critic's support, unless they count as its ends.
+
+    Warns where they lie between the two of Bernoulli heads, which then learn their mean and not their distribution.
+    """
+    if not config.value_support or config.value_clip:
         return
-    ends = torch.tensor(support, dtype=torch.float64)
-    beyond = outside(returns.detach().flatten().double().cpu(), ends)
-    if beyond.any():
-        raise ConfigError(
-            f"{int(beyond.sum())} of {beyond.numel()} training returns lie outside value_support, {support[0]:g} to "
-            f"{support[-1]:g} (they go from {returns.min():g} to {returns.max():g}): widen it for fresh heads, or set "
-            "support_quantile, and they count as its ends."
+    _require_inside(config.value_support, returns)
+    if config.value_head_type == "bernoulli" and len(returns.unique()) > 2:
+        low, high = config.value_support
+        warnings.warn(
+            f"This critic's heads are for returns of {low:g} or {high:g}, and the training returns have other values "
+            "between: their mean is learnt, and not their distribution. fresh_heads gives it heads that fit.",
+            stacklevel=2,
         )
 
 
-def head_settings(chosen: Representation) -> dict[str, Any]:
-    """Those of `HEAD_SETTINGS` that it fixes."""
-    return {name: getattr(chosen, name) for name in HEAD_SETTINGS if hasattr(chosen, name)}
+def _require_inside(support: list[float], returns: torch.Tensor) -> None:
+    beyond = outside(returns.detach().flatten().double().cpu(), torch.tensor(support, dtype=torch.float64))
+    if beyond.any():
+        raise ConfigError(
+            f"{int(beyond.sum())} of {beyond.numel()} training returns lie outside value_support, {support[0]:g} to "
+            f"{support[-1]:g} (they go from {returns.min():g} to {returns.max():g}): set fresh_heads to replace a "
+            "critic's heads, widen value_support for fresh ones, or set support_quantile, and they count as its ends."
+        )
+
+
+def with_heads(critic_args, chosen: Representation | None):
+    """`CriticArguments` with the head settings that were chosen; none chosen: as they are, without `auto`."""
+    if chosen is None:
+        own = None if critic_args.value_head_type == "auto" else critic_args.value_head_type
+        return replace(critic_args, value_head_type=own)
+    return replace(critic_args, **{name: getattr(chosen, name) for name in HEAD_SETTINGS if hasattr(chosen, name)})
 
 
 def describe_heads(config) -> str:

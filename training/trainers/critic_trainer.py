@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from modeling_dvpo.ranks import rank, world_size
 from ..algorithms.critic_arguments import CriticArguments, TrainingArguments
 from ..algorithms.critic_loss import critic_loss, running_mean
 from ..algorithms.held_out import evaluate, is_better
-from ..algorithms.representation import chosen_representation, describe_heads, head_settings, require_inside
+from ..algorithms.representation import chosen_representation, describe_heads, require_inside, with_heads
 from ..algorithms.targets import Targets, dataset_returns, target_returns
 from ..data.arguments import RewardDataArguments
 from ..data.fingerprints import require_same_data, reward_set_facts
@@ -60,17 +59,14 @@ class CriticTrainer:
 
         record = offline_record(settings, returns, training_rows=len(self.train_set))
         warn_of_other_meaning(parent_config, record)
-        fresh = not hasattr(parent_config, "num_value_heads")
-        if fresh:
-            representation = chosen_representation(critic_args, args, returns)
-            critic_args = replace(critic_args, **head_settings(representation))
-        elif critic_args.value_head_type == "auto":
-            critic_args = replace(critic_args, value_head_type=None)
-        self.critic = critic = load_critic(critic_args)
-        if fresh:
+        of_critic = hasattr(parent_config, "num_value_heads")
+        fresh = critic_args.fresh_heads or not of_critic
+        representation = chosen_representation(critic_args, args, returns) if fresh else None
+        self.critic = critic = load_critic(with_heads(critic_args, representation), replace=fresh and of_critic)
+        if representation:
             critic.config.value_clip = representation.value_clip
         else:
-            require_inside(critic.config.value_support, returns, clip=critic.config.value_clip)
+            require_inside(critic.config, returns)
         critic.fit_return_scale(returns, fresh_heads=fresh)
         critic.config.critic_loss = self.loss_config.to_dict()
         critic.config.critic_training = record
@@ -101,7 +97,7 @@ class CriticTrainer:
         self.log = RunLog(self.total_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         self.log.say(
             f"{type(critic).__name__}: {describe_heads(critic.config)}"
-            f"{f' ({representation.reason})' if fresh and representation.reason else ''}, "
+            f"{f' ({representation.reason})' if representation and representation.reason else ''}, "
             f"{trained:,} of {parameters:,} parameters train\n"
             f"{len(self.train_set):,} rows to train on, {len(self.eval_set or ()):,} held out, "
             f"{'packed' if layout['packing'] else 'padded'}; {self.total_steps} steps; "

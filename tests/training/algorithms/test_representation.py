@@ -7,8 +7,8 @@ from modeling_dvpo.training.algorithms.critic_arguments import CriticArguments
 from modeling_dvpo.training.algorithms.representation import (
     chosen_representation,
     describe_heads,
-    head_settings,
     require_inside,
+    with_heads,
 )
 from modeling_dvpo.training.errors import ConfigError
 
@@ -93,8 +93,18 @@ class TestAskedFor:
             chosen([-1.0, 0.5, 5.0], value_head_type="categorical", value_support=[0.0, 1.0])
         with pytest.raises(ConfigError, match="outside value_support"):
             chosen([-1.0, 0.5], value_head_type="bounded", value_support=[0.0, 1.0], num_quantiles=1)
-        require_inside([0.0, 1.0], torch.tensor([5.0]), clip=True)
-        require_inside(None, torch.tensor([5.0]), clip=False)
+        config = SimpleNamespace(value_head_type="categorical", value_support=[0.0, 1.0], value_clip=False)
+        with pytest.raises(ConfigError, match="set fresh_heads to replace a critic's heads"):
+            require_inside(config, torch.tensor([5.0]))
+        config.value_clip = True
+        require_inside(config, torch.tensor([5.0]))
+
+    def test_returns_between_those_of_a_bernoulli_critic_are_named(self, recwarn):
+        config = SimpleNamespace(value_head_type="bernoulli", value_support=[0.0, 1.0], value_clip=False)
+        require_inside(config, BOTH)
+        assert not recwarn.list
+        with pytest.warns(UserWarning, match="heads are for returns of 0 or 1, and the training returns have other"):
+            require_inside(config, torch.tensor([0.0, 0.5, 1.0]))
 
     def test_a_range_for_bounded_heads(self):
         assert chosen([-1.0, 0.5], value_head_type="bounded", num_quantiles=1).value_support == [-1.0, 0.5]
@@ -111,11 +121,10 @@ class TestAskedFor:
             chosen(returns, value_head_type="bernoulli", **settings)
 
     def test_what_it_fixes_of_the_heads(self):
-        assert head_settings(chosen(BOTH)) == {
-            "value_head_type": "bernoulli",
-            "value_support": [0.0, 1.0],
-            "value_projection": None,
-        }
+        asked = CriticArguments(model_name_or_path="policy", value_head_type="auto", num_value_heads=5)
+        found = with_heads(asked, chosen(BOTH))
+        assert (found.value_head_type, found.value_support, found.num_value_heads) == ("bernoulli", [0.0, 1.0], 5)
+        assert with_heads(asked, None).value_head_type is None
 
 
 @pytest.mark.parametrize(
