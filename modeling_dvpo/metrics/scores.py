@@ -117,9 +117,12 @@ def auc(values: Tensor, flags: Tensor) -> float:
 
 
 def value_auc(
-    values: Sequence[Tensor], flags: Tensor, percents: Sequence[int] = (25, 50, 75, 100)
+    values: Sequence[Tensor], flags: Tensor, percents: Sequence[int] = (0, 25, 50, 75, 100)
 ) -> dict[int, float]:
     """`auc` of the value after x % of the response against its success: how early a critic tells right from wrong.
+
+    At 0 % it is that of the prompt alone, which knows how hard the prompt is and nothing of the response: what the
+    others are to be held against.
 
     Args:
         values: of each response, (S,) values of its states in order: before the first token, after it, and so on to

@@ -32,13 +32,14 @@ def critic():
 def rows():
     generator = torch.Generator().manual_seed(1)
     rows = Rows()
-    for prompt, actions in [(2, 5), (3, 1), (1, 9), (4, 4), (2, 2)]:
+    for place, (prompt, actions) in enumerate([(2, 5), (3, 1), (1, 9), (4, 4), (2, 2)]):
         length = prompt + actions
         rewards = torch.zeros(length)
         rewards[-1] = torch.randn((), generator=generator)
         ids = torch.randint(3, VOCABULARY, (length,), generator=generator)
         mask = torch.arange(length) >= prompt
-        rows.append({"input_ids": ids, "completion_mask": mask, "rewards": rewards, "length": length})
+        row = {"input_ids": ids, "completion_mask": mask, "rewards": rewards, "length": length}
+        rows.append({**row, "prompt_id": f"prompt {place}"})
     return rows
 
 

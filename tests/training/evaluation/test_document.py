@@ -22,7 +22,15 @@ def one_set(name="held-out", domain="in", **more):
         "continuations": None,
         "metrics": {"critic": METRICS, "scalar": {"explained_variance": -1.5, "crps": -1e-9}},
         "coverage_interval": INTERVALS,
-        "subsets": {"domain=a": {"rows": 7, "metrics": {"critic": METRICS}, "coverage_interval": INTERVALS}},
+        "intervals": {},
+        "subsets": {
+            "domain=a": {
+                "rows": 7,
+                "metrics": {"critic": METRICS},
+                "coverage_interval": INTERVALS,
+                "intervals": {},
+            }
+        },
         "reliability": [{"level": level / 20, "observed": level / 20} for level in range(1, 20)],
         "pit_histogram": [0.1] * 10,
         "by_position": [
