@@ -205,7 +205,8 @@ def pinball_loss(quantiles: Tensor, returns: Tensor, levels: Tensor | None = Non
 def crps(quantiles: Tensor, returns: Tensor) -> Tensor:
     """Continuous ranked probability score of the M atoms, exact: E|Z − y| − ½ E|Z − Z'|, mean over K.
 
-    ∫ (F_Z(x) − 1{y ≤ x})² dx in the return's own units; lower is better; the absolute error for M = 1. For atoms at
+    ∫ (F_Z(x) − 1{y ≤ x})² dx in the return's own units; lower is better; the absolute error for M = 1 (see
+    `two_valued.as_distribution` for what else a single number may say). For atoms at
     the midpoint levels it is exactly twice the pinball loss of the sorted quantiles, which is how it is computed.
 
     Args:

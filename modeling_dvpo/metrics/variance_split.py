@@ -12,7 +12,7 @@ from .scores import double
 
 # (P,) each, of a group's states: their number, Σ return, Σ return², Σ error, Σ error²
 _SUMS = 5
-# a variance below the rounding of the sums that it is the difference of is none
+# a variance below this part of the sums that it is the difference of is none
 ROUNDING = 1e-12
 
 
@@ -69,9 +69,10 @@ class VarianceSplit:
         """`explained_variance_between`, `explained_variance_within` and `variance_within`, which is s."""
         states, true, _, error, _ = self.sums
         total, count = states.sum(), states.clamp(min=1)
-        least = ROUNDING * total.item() * max(self.centre**2, ROUNDING)
         own_error, own_true = (part.sum().item() for part in self.within())
-        between_error, between_true = (((x * x / count).sum() - x.sum() ** 2 / total).item() for x in (error, true))
+        between_error, between_true = (_spread(x.sum(), (x * x / count).sum(), total).item() for x in (error, true))
+        # of returns that are all alike, what is left is the rounding of `centre`
+        least = total.item() * (ROUNDING * self.centre) ** 2
         between_true, own_true = (part if part > least else 0.0 for part in (between_true, own_true))
         all_true = between_true + own_true
         return {
