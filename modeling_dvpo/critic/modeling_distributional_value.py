@@ -56,7 +56,7 @@ class DistributionalValueOutput(ModelOutput):
         quantiles: (B, T, N, M) float32, in the reward's own units; `quantiles[b, t, i, j]` is head i's estimate of
             the (j + 1/2) / M quantile of the return that follows the prefix x_0..x_t; of categorical heads the mean
             of the quantiles between j / M and (j + 1) / M.
-        value: (B, T) float32, the expected return: mean over heads and quantiles.
+        value: (B, T) float32, the expected return: mean over heads and quantiles, or over heads and atoms.
         logits: (B, T, N, B) float32, of the atoms of `config.value_support`; categorical and Bernoulli heads only.
         past_key_values, hidden_states, attentions: the backbone's.
     """
@@ -108,6 +108,7 @@ class DistributionalValueMixin(_Family):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         values_to_keep: int | torch.LongTensor = 0,
+        output_quantiles: bool = True,
         num_items_in_batch: int | torch.Tensor | None = None,
         **kwargs,
     ) -> DistributionalValueOutput:
@@ -121,6 +122,8 @@ class DistributionalValueMixin(_Family):
                 token of whose K returns one is -100.
             values_to_keep: run the heads on the last n positions only (0: all), or on these position indices (1-D).
                 `quantiles` and `value` are then those positions', and so is the loss; `labels` cover all T tokens.
+            output_quantiles: False leaves `quantiles` at None where there are `logits`, which hold all there is to
+                know: training needs no more, and M numbers a head are most of the heads' work.
             num_items_in_batch: divide the summed loss by this number instead of by the labels counted here, so that
                 accumulated micro-batches give the loss of the whole batch; counts label *entries* other than -100,
                 as `transformers.Trainer` does.
@@ -142,7 +145,9 @@ class DistributionalValueMixin(_Family):
 
         kept = slice(-values_to_keep, None) if isinstance(values_to_keep, int) else values_to_keep
         found = self.quantile_heads(outputs.last_hidden_state[:, kept])
-        logits, quantiles = self.quantile_heads.logits(found), self.quantile_heads.quantiles(found)
+        logits, quantiles = self.quantile_heads.logits(found), None
+        if logits is None or output_quantiles:
+            quantiles = self.quantile_heads.quantiles(found)
         if not self.quantile_heads.in_reward_units:
             quantiles = quantiles * self.config.return_scale + self.config.return_mean
         loss = None
@@ -152,7 +157,7 @@ class DistributionalValueMixin(_Family):
         return DistributionalValueOutput(
             loss=loss,
             quantiles=quantiles,
-            value=quantiles.mean(dim=(-2, -1)),
+            value=self.quantile_heads.value(quantiles, logits),
             logits=logits,
             past_key_values=getattr(outputs, "past_key_values", None),
             hidden_states=getattr(outputs, "hidden_states", None),
@@ -171,7 +176,7 @@ class DistributionalValueMixin(_Family):
 
     def value_loss(
         self,
-        quantiles: torch.Tensor,
+        quantiles: torch.Tensor | None,
         logits: torch.Tensor | None,
         returns: torch.Tensor,
         mask: torch.Tensor,
@@ -191,6 +196,7 @@ class DistributionalValueMixin(_Family):
         if logits is not None:
             support, projection = self.quantile_heads.atoms(logits.device), self.quantile_heads.projection
             return categorical_cross_entropy(logits, returns, mask, support, projection, num_items=num_items)
+        assert quantiles is not None, "heads without logits have quantiles"
         predicted, wanted = self.normalize_returns(quantiles), self.normalize_returns(returns)
         return dvpo_critic_loss(predicted, wanted, mask, config, num_items=num_items, shift_gate=shift_gate)
 

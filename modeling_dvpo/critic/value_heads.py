@@ -73,6 +73,13 @@ class ValueHeads(nn.Module):
         """Outputs (..., N, O) -> logits (..., N, B) of a distribution on `support`; None where there is none."""
         return None
 
+    def value(self, quantiles: torch.Tensor | None, logits: torch.Tensor | None) -> torch.Tensor:
+        """Expected return (...), mean over heads, from logits (..., N, B) or quantiles (..., N, M)."""
+        if logits is None:
+            assert quantiles is not None, "heads without logits have quantiles"
+            return quantiles.mean(dim=(-2, -1))
+        return (logits.softmax(-1).mean(-2) * self.atoms(logits.device)).sum(-1)
+
     def atoms(self, device: torch.device) -> torch.Tensor:
         """`support`, (B,) float32."""
         return torch.tensor(self.support, dtype=torch.float32, device=device)

@@ -21,7 +21,10 @@ def test_shapes_types_and_the_value(heads):
     output = critic(tiny_batch())
     assert output.quantiles.shape == (2, 6, 2, critic.config.num_quantiles)
     assert output.quantiles.dtype == output.value.dtype == torch.float32
-    assert_close(output.value, output.quantiles.mean((-2, -1)))
+    assert_close(output.value, output.quantiles.mean((-2, -1)), atol=1e-6, rtol=1e-5)
+    without = critic(tiny_batch(), output_quantiles=False)
+    assert torch.equal(without.value, output.value)
+    assert (without.quantiles is None) == (output.logits is not None)
     atoms = {"categorical": 5, "bernoulli": 2}
     assert (None if output.logits is None else output.logits.shape[-1]) == atoms.get(heads)
     if output.logits is not None:  # the value is the distribution's own, whatever the number of quantiles

@@ -13,20 +13,15 @@ def model_inputs(batch: dict) -> dict:
     return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
 
 
-def critic_predictions(critic, batch: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Action-aligned quantiles (B, T, N, M), reward units, of a collated batch, and logits where heads have some."""
-    output = critic(**model_inputs(batch), use_cache=False)
-    where = batch["completion_mask"], batch.get("segment_ids")
-    logits = None if output.logits is None else align_to_actions(output.logits, *where)
-    return align_to_actions(output.quantiles, *where), logits
-
-
 def critic_quantiles(critic, batch: dict) -> torch.Tensor:
-    """The quantiles of `critic_predictions`."""
-    return critic_predictions(critic, batch)[0]
+    """Action-aligned quantiles (B, T, N, M), reward units, of a collated batch."""
+    quantiles = critic(**model_inputs(batch), use_cache=False).quantiles
+    return align_to_actions(quantiles, batch["completion_mask"], batch.get("segment_ids"))
 
 
-def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossConfig, *, num_items, shift_gate):
+def critic_loss(
+    critic, batch: dict, returns_of: Callable, config: CriticLossConfig, *, num_items, shift_gate, bootstrap=True
+):
     """Loss of one micro-batch, its terms, and how far it predicts too low.
 
     Args:
@@ -34,18 +29,25 @@ def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossCon
             (B, T, K), reward units; what it gives is detached.
         num_items: action tokens of the whole optimizer step, over all ranks and micro-batches.
         shift_gate: whether the `shift` term is on, from a running mean over earlier steps; see `dvpo_critic_loss`.
+        bootstrap: whether `returns_of` looks at the quantiles; without, it may be given None.
 
     Returns:
         loss: () with gradient; summed over micro-batches and ranks it is the step's loss.
         terms: dict of (), likewise additive: what `value_loss` gives, and `underestimation`, the mean of
             target minus predicted value in normalised units.
     """
-    quantiles, logits = critic_predictions(critic, batch)
-    returns, mask = returns_of(quantiles), batch["completion_mask"]
+    output = critic(**model_inputs(batch), use_cache=False, output_quantiles=bootstrap)
+    mask, segments = batch["completion_mask"], batch.get("segment_ids")
+    quantiles, logits = (
+        None if found is None else align_to_actions(found, mask, segments)
+        for found in (output.quantiles, output.logits)
+    )
+    values = align_to_actions(output.value.detach(), mask, segments)
+    returns = returns_of(quantiles)
     loss, terms = critic.value_loss(
         quantiles, logits, returns, mask, config, num_items=num_items, shift_gate=shift_gate
     )
-    gap = (returns.mean(-1) - quantiles.detach().mean(dim=(-2, -1))) / critic.config.return_scale
+    gap = (returns.mean(-1) - values) / critic.config.return_scale
     return loss, {**terms, "underestimation": (gap * mask).sum() / num_items}
 
 

@@ -172,6 +172,7 @@ class CriticTrainer:
                 self.loss_config,
                 num_items=num_items,
                 shift_gate=self.progress["underestimation"] > 0,
+                bootstrap=self.targets.returns == "lambda",
             )
 
         learning_rate, heads_learning_rate = self.learner.learning_rates()
