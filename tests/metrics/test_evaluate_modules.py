@@ -429,7 +429,9 @@ class TestFolders:
         card = (FOLDER / name / "README.md").read_text()
         # of value_auc_25, _50, ... and coverage_50, ... only the first is spelled out
         first = "_0" if name == "value_auc" else "_50"
-        for figure in {re.sub(r"_(0|25|50|75|80|90|100)\b|_(0|25|50|75|80|90|100)(?=_)", first, key) for key in report}:
+        for figure in {
+            re.sub(r"_(0|25|50|75|80|90|100)\b|_(0|25|50|75|80|90|100)(?=_)", first, key) for key in report
+        }:
             assert f"`{figure}`" in card and re.search(rf"\b{figure}\b", load(name).inputs_description)
 
     def test_card_is_a_spaces_and_its_example_runs(self, name, tmp_path):

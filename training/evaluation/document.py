@@ -79,7 +79,7 @@ def _with_interval(found: list[float] | None) -> str:
 def _set_line(one: dict) -> str:
     truth = f"{one['continuations']} continuations of each" if one["truth"] == "monte_carlo" else "one return of each"
     share = one["metrics"]["critic"].get("variance_within")
-    within = "" if share is None else f", {share:.0%} of the returns' variance within prompts"
+    within = "" if share is None else f", {100 * share:.0f} % of the returns' variance within prompts"
     return (
         f"- {one['name']}: {DOMAINS[one['domain']]}; {one['rows']:,} responses to {one['prompts']:,} "
         f"prompts, {one['states']:,} states, {truth}{within}; "
