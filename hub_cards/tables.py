@@ -55,9 +55,8 @@ def scores(metrics: dict[str, dict[str, float]], intervals: dict[str, dict[str, 
 
 def held_out_scores(held_out: dict[str, float]) -> Scores:
     """`scores` of what training kept, where an interval's ends are numbers of their own."""
-    ends = [held_out.get(f"ranking_accuracy_{end}") for end in ("low", "high")]
-    intervals = {"critic": {"ranking_accuracy": ends}} if None not in ends else {}
-    return scores({"critic": held_out}, intervals)
+    ends = [held_out[end] for end in ("ranking_accuracy_low", "ranking_accuracy_high") if end in held_out]
+    return scores({"critic": held_out}, {"critic": {"ranking_accuracy": ends}} if len(ends) == 2 else {})
 
 
 def calibration(sets: list[EvaluatedSet]) -> list[tuple[int, list[tuple[float | None, list[float] | None]]]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,22 +77,24 @@ def best_of_n(
         return None
     scores = {name: score.double()[groups] for name, score in {**scores, "shortest": -data.actions}.items()}
     sizes = [1 << power for power in range(groups.shape[1].bit_length())]
-    ways: dict[str, dict] = {CHANCE: {"reward": _curve(sizes, lambda n: _blocks(rewards, n).mean(-1))}}
+    prompts = torch.arange(len(groups)).repeat_interleave(groups.shape[1])
+    blocks = {size: _blocks(rewards, size) for size in sizes}
+
+    def picked(choose: Callable[[int], Tensor]) -> dict[str, list[float]]:
+        """The curve of what is at the places (P, blocks) that `choose` gives in blocks of a size."""
+        return _curve({n: own.gather(-1, choose(n)[..., None])[..., 0] for n, own in blocks.items()})
+
+    ways: dict[str, dict] = {CHANCE: {"reward": _curve({n: own.mean(-1) for n, own in blocks.items()})}}
     for name, score in scores.items():
-        ways[name] = {
-            "reward": _curve(sizes, lambda n, score=score: _picked(rewards, _blocks(score, n).argmax(-1), n))
-        }
-        prompts = torch.arange(len(groups)).repeat_interleave(groups.shape[1])
+        ways[name] = {"reward": picked(partial(_highest, score))}
         pairs = pairs_in_order(score.flatten(), rewards.flatten(), prompts)
         ways[name]["order"] = [pairs.accuracy(), *bootstrap_interval(*pairs)]
     if answers is not None:
         given = [[answers[place] for place in row] for row in groups.tolist()]
         above = (scores["critic, mean"] - rewards.min()).clamp(min=0)
         for name, weights in ((VOTE, torch.ones_like(rewards)), (f"{VOTE}, weighted by critic", above)):
-            ways[name] = {
-                "reward": _curve(sizes, lambda n, weights=weights: _picked(rewards, _votes(given, weights, n), n))
-            }
-    ways[BEST] = {"reward": _curve(sizes, lambda n: _blocks(rewards, n).amax(-1))}
+            ways[name] = {"reward": picked(partial(_votes, given, weights))}
+    ways[BEST] = {"reward": _curve({n: own.amax(-1) for n, own in blocks.items()})}
     left_out = len(set(data.prompts)) - len(groups)
     return {"responses": groups.shape[1], "prompts": len(groups), "left_out": left_out, "ways": ways}
 
@@ -116,21 +118,18 @@ def same_sized_groups(prompts: Tensor) -> Tensor | None:
 
 def voted(answers: Sequence[Hashable | None], weights: Sequence[float]) -> int:
     """Place of the first response with the answer that has the most weight; no answer never wins against one."""
-    totals: Counter = Counter()
+    totals: dict[Hashable, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         if answer is not None:
-            totals[answer] += weight
-    best = max(totals, key=totals.__getitem__) if totals else None
+            totals[answer] = totals.get(answer, 0.0) + weight
+    best = max(totals, key=lambda answer: totals[answer]) if totals else None
     return answers.index(best)
 
 
-def _curve(sizes: Sequence[int], picked: Callable[[int], Tensor]) -> dict[str, list[float]]:
+def _curve(rewards: dict[int, Tensor]) -> dict[str, list[float]]:
     """By n: mean over prompts, low and high, of (P, blocks) rewards."""
-    curve = {}
-    for size in sizes:
-        per_prompt = picked(size).mean(-1)
-        curve[str(size)] = [per_prompt.mean().item(), *bootstrap_interval(per_prompt)]
-    return curve
+    per_prompt = {size: chosen.mean(-1) for size, chosen in rewards.items()}
+    return {str(size): [own.mean().item(), *bootstrap_interval(own)] for size, own in per_prompt.items()}
 
 
 def _blocks(table: Tensor, size: int) -> Tensor:
@@ -138,9 +137,9 @@ def _blocks(table: Tensor, size: int) -> Tensor:
     return table[:, : table.shape[1] // size * size].unflatten(1, (-1, size))
 
 
-def _picked(rewards: Tensor, places: Tensor, size: int) -> Tensor:
-    """(P, blocks) rewards at these places in the blocks."""
-    return _blocks(rewards, size).gather(-1, places[..., None])[..., 0]
+def _highest(score: Tensor, size: int) -> Tensor:
+    """(P, blocks) places in the blocks of the highest score."""
+    return _blocks(score, size).argmax(-1)
 
 
 def _votes(answers: list[list], weights: Tensor, size: int) -> Tensor:

@@ -157,6 +157,8 @@ class Evaluation:
         return reward_set(named, self.rows[named], self.gamma, self.data_args.subset_column)
 
     def sampled_sets(self, policy_files: dict[str, str]) -> list[EvaluationSet]:
+        if self.sampler is None:
+            return []
         sampler, facts, subset_column = self.sampler, {"policy": policy_files}, self.data_args.subset_column
         return [
             sampler.sample(named, prompts, self.parts_folder(named), facts, subset_column)

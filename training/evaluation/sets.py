@@ -99,9 +99,9 @@ def reward_set(named: NamedSet, rows, gamma: float, subset_column: str | None) -
 
 def recorded_likelihood(data: EvaluationSet) -> Tensor | None:
     """(R,) what the set itself says of each response's log-probability; None where it does not, or not of all."""
-    if LIKELIHOOD not in getattr(data.rows, "column_names", ()):
+    if LIKELIHOOD not in data.rows[0]:
         return None
-    found = torch.tensor(data.rows[LIKELIHOOD][:], dtype=torch.float64)
+    found = torch.tensor([row[LIKELIHOOD] for row in data.rows], dtype=torch.float64)
     return None if found.isnan().any() else found
 
 
