@@ -73,7 +73,11 @@ def _best_of_n_line(name: str, found: dict) -> str:
 
 
 def _with_interval(found: list[float] | None) -> str:
-    return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]" if found else ""
+    return f"{_number(found[0])} [{_number(found[1])}, {_number(found[2])}]" if found else ""
+
+
+def _number(figure: float) -> str:
+    return f"{round(figure, 3) + 0.0:.3f}"  # 0.0 turns -0 into 0
 
 
 def _set_line(one: dict) -> str:
@@ -90,11 +94,11 @@ def _set_line(one: dict) -> str:
 def _cells(metrics: dict, shown: list[str], of: dict, who: str) -> list[str]:
     cells = []
     for name in shown:
-        cell = f"{round(metrics[name], 3) + 0.0:.3f}" if name in metrics else ""  # 0.0 turns -0 into 0
+        cell = _number(metrics[name]) if name in metrics else ""
         interval = of["intervals"].get(who, {}).get(name)
         if who == "critic" and name.startswith("coverage_"):
             interval = of["coverage_interval"].get(name.removeprefix("coverage_"))
-        cells.append(f"{cell} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else cell)
+        cells.append(f"{cell} [{_number(interval[0])}, {_number(interval[1])}]" if interval else cell)
     return cells
 
 
@@ -117,8 +121,8 @@ def _legend(evaluation: dict) -> str:
             "which knows how hard it is and no more."
         )
     parts.append(
-        "MAE, CRPS and Wasserstein-1 are errors; a scalar critic of two-valued returns is read as the distribution of "
-        "two points that it is, and its CRPS is else its mean absolute error."
+        "MAE, CRPS and Wasserstein-1 are errors. Where returns have two values, a scalar critic is read as the "
+        "distribution of two points that it is; elsewhere its CRPS is its mean absolute error."
     )
     if any(one["truth"] == "returns" for one in sets):
         parts.append("Against one return, a perfect critic's explained variance is below 1.")

@@ -70,7 +70,13 @@ def _figure(sets: list[dict], drawing: Drawing):
     # the same thing in several panels stands in the legend once
     named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if named:
-        legend: dict[str, Any] = {"loc": "outside lower center", "ncols": len(named), "frameon": False, "fontsize": 9}
+        # three to a panel's width
+        legend: dict[str, Any] = {
+            "loc": "outside lower center",
+            "ncols": min(len(named), 3 * columns),
+            "frameon": False,
+            "fontsize": 9,
+        }
         figure.legend(named.values(), named.keys(), **legend)
     return figure
 
@@ -134,8 +140,8 @@ def _line(axes, one: dict, name: str, **style) -> None:
 # what the critic's picks are held against, and what it is: as few lines as tell the story
 PICKED = {
     "chance": {"color": IDEAL, "ls": "--", "label": "chance"},
-    "shortest": {"color": "#E69F00", "marker": "v", "label": "the shortest"},
-    "likelihood": {"color": GREEN, "marker": "s", "label": "the policy's likelihood"},
+    "shortest": {"color": "#E69F00", "marker": "v", "label": "shortest"},
+    "likelihood": {"color": GREEN, "marker": "s", "label": "likelihood"},
     "majority vote": {"color": "#CC79A7", "marker": "^", "label": "majority vote"},
     "scalar, mean": {"color": VERMILION, "marker": "D", "ls": ":", "label": "scalar critic"},
     "critic, mean": {"color": BLUE, "marker": "o", "label": "critic"},

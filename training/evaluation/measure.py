@@ -143,7 +143,7 @@ class Measurement:
         for who, own in metrics.items():
             if of_prompts := self._of_prompts(who, group):
                 own |= (found := of_prompts.compute())
-                if found:
+                if found and who != "constant":
                     intervals[who] = {name: list(ends) for name, ends in of_prompts.intervals().items()}
         return {"metrics": metrics, "coverage_interval": self._coverage_intervals(group), "intervals": intervals}
 
