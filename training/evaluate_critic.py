@@ -4,7 +4,8 @@
         --out_of_domain harder=harder.jsonl --scalar_critic outputs/scalar/last --output_dir outputs/evaluation
     torchrun --nproc-per-node 8 training/evaluate_critic.py ...
 
-Writes evaluation.json, evaluation.md and figures. One process or many: same script, same numbers. A killed run goes on
+Of a set with several responses to a prompt, also the best of n that critic, policy, length and vote choose. Writes
+evaluation.json, evaluation.md and figures. One process or many: same script, same numbers. A killed run goes on
 with --resume. docs/evaluate_critic.md has the settings, the files and what each figure means.
 """
 

@@ -1,5 +1,7 @@
 """Reward sets as a whole: which rows are held out, what is counted, limited and refused."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -130,6 +132,19 @@ def test_arguments_parse_from_the_command_line():
     (arguments,) = parse_config((RewardDataArguments,), line.split())
     assert arguments.reward_funcs == ["a:b", "c:d"] and arguments.reward_weights == [1.0, 0.5]
     assert arguments.append_eos is False and arguments.eval_dataset is None
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "total"),
+    [([-0.5, -1.25], -1.75), (-1.75, -1.75), ([], None), (None, None), ("-1.75", None), ({"content": []}, None)],
+)
+def test_likelihoods_are_carried_where_they_are_numbers(load, logprobs, total):
+    """Other forms of the column are nobody's business in training."""
+    rows = load(text(logprobs=logprobs))
+    found = rows["log_likelihood"][0]
+    assert found == total if total else math.isnan(found)
+    assert "log_likelihood" not in load(text(logs=logprobs)).column_names
+    assert load(text(logs=logprobs), logprobs_column="logs")["log_likelihood"][0] == pytest.approx(found, nan_ok=True)
 
 
 def test_several_workers_give_the_same_rows(load):
