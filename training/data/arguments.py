@@ -38,6 +38,10 @@ class RewardDataArguments:
     chosen_score_column: str = option("chosen_score", "Score of the preferred completion.")
     rejected_score_column: str = option("rejected_score", "Score of the rejected completion.")
     truncated_column: str = option("truncated", "Whether the length limit cut the completion; it gets no end token.")
+    prompt_ids_column: str = option("prompt_ids", "Tokens that the policy read, where the column exists.")
+    completion_ids_column: str = option(
+        "completion_ids", "Tokens that it sampled, its end token included; with the former they replace tokenisation."
+    )
     subset_column: str | None = option(None, "Label (a domain, say) carried through to evaluation.")
     max_length: int | None = option(None, "Longest row in tokens; the model's context by default.")
     drop_long_rows: bool = option(False, "Drop rows longer than `max_length` instead of refusing the set.")
