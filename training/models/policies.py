@@ -29,9 +29,10 @@ def _base_name(name: str, adapter_config_file: str) -> str:
         raise ConfigError(str(error)) from error
 
 
-def load_policy(args):
-    """The policy to train: float32, on the CPU, without dropout."""
-    return _load_language_model(args.model_name_or_path, args, revision=args.revision)
+def load_policy(args, *, dtype: torch.dtype = torch.float32):
+    """The policy, on the CPU, without dropout; to be trained it must be float32: bfloat16 weights lose updates of
+    1e-6."""
+    return _load_language_model(args.model_name_or_path, args, revision=args.revision, dtype=dtype)
 
 
 def load_reference(policy, args):
@@ -51,12 +52,11 @@ def load_reference(policy, args):
     return reference.requires_grad_(False)
 
 
-def _load_language_model(name: str, args, revision):
+def _load_language_model(name: str, args, revision, dtype: torch.dtype = torch.float32):
     options = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
-    # Master weights are float32: bfloat16 ones lose updates of 1e-6.
     adapter = find_adapter_config_file(name, revision=revision)
     base, base_revision = (name, revision) if adapter is None else (_base_name(name, adapter), None)
-    model = AutoModelForCausalLM.from_pretrained(base, revision=base_revision, dtype=torch.float32, **options)
+    model = AutoModelForCausalLM.from_pretrained(base, revision=base_revision, dtype=dtype, **options)
     if adapter is not None:
         model.load_adapter(name, adapter_kwargs={"revision": revision} if revision else {})
     disable_dropout(model)
