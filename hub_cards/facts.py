@@ -69,6 +69,7 @@ class CriticFacts(ModelFacts):
         loss: the config's `critic_loss`, with the defaults of what it leaves out; empty where it has none.
         parent: what its training started from; `parent_is_critic` is None where that is unknown.
         policy: the repository of the policy whose completions it judges, else the policy its training names.
+        value_support, value_projection: of heads with atoms or a range; empty and None for others.
         has_code: its repository carries the code for `trust_remote_code`.
         held_out: metrics of these very weights on the run's held-out rows.
     """
@@ -76,6 +77,8 @@ class CriticFacts(ModelFacts):
     num_value_heads: int
     num_quantiles: int
     value_head_type: str
+    value_support: list[float]
+    value_projection: str | None
     return_mean: float | None
     return_scale: float | None
     loss: Record
@@ -87,6 +90,11 @@ class CriticFacts(ModelFacts):
     online: bool
     held_out: dict[str, float]
     evaluation: Evaluation | None
+
+    @property
+    def has_atoms(self) -> bool:
+        """Whether its distribution is one of atoms, learnt by cross-entropy."""
+        return self.value_head_type in ("categorical", "bernoulli")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +153,8 @@ def critic_facts(
         num_value_heads=config["num_value_heads"],
         num_quantiles=config.get("num_quantiles", 200),
         value_head_type=config.get("value_head_type", "linear"),
+        value_support=config.get("value_support") or [],
+        value_projection=config.get("value_projection"),
         return_mean=config.get("return_mean"),
         return_scale=config.get("return_scale"),
         loss=Record(_whole_loss(config.get("critic_loss"), directory)),

@@ -158,7 +158,8 @@ def updates(history: History, columns: dict[str, str], keep: int | None) -> Tabl
 
 def logged_loss_terms(history: History, prefix: str, last: int = 10) -> dict[str, float]:
     """Mean of each loss term, unweighted, over the last logged steps."""
-    lines = [line for line in history.lines if _number(line.get(f"{prefix}quantile")) is not None][-last:]
+    of_steps = (f"{prefix}quantile", f"{prefix}cross_entropy")
+    lines = [line for line in history.lines if any(_number(line.get(name)) is not None for name in of_steps)][-last:]
     sums: dict[str, list[float]] = {}
     for line in lines:
         for key, value in line.items():

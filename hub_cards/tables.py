@@ -88,7 +88,8 @@ def loss_terms(facts: CriticFacts) -> tuple[str | None, list[tuple[str, float, f
     """
     measured: dict[str, float] = {}
     where = None
-    for one in facts.evaluation.sets if facts.evaluation else []:
+    # an evaluation's terms are of quantiles
+    for one in facts.evaluation.sets if facts.evaluation and not facts.has_atoms else []:
         if one.loss_terms and not measured:
             measured, where = one.loss_terms, f"on the set “{one.name}”"
     if not measured and facts.history:
@@ -96,7 +97,7 @@ def loss_terms(facts: CriticFacts) -> tuple[str | None, list[tuple[str, float, f
         where = "mean over the last ten logged training steps"
     # of a scalar critic only these two exist
     exist = TERMS if facts.num_quantiles > 1 else ("quantile", "consistency")
-    weights = {term: facts.loss.get(term) for term in exist}
+    weights = {"cross_entropy": 1.0} if facts.has_atoms else {term: facts.loss.get(term) for term in exist}
     rows = [(term, weight, measured.get(term)) for term, weight in weights.items() if weight]
     return where if any(size is not None for *_, size in rows) else None, rows
 

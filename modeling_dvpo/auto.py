@@ -70,7 +70,11 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             pretrained_model_name_or_path: directory or Hub repository of a checkpoint, or of a LoRA adapter that was
                 saved with its critic's config.
             num_value_heads, num_quantiles, value_head_type: for fresh heads (3, 200, "linear"); a checkpoint that is
-                a critic has its own. `num_quantiles=1` makes a scalar critic.
+                a critic has its own. `num_quantiles=1` makes a scalar critic. Types are linear and monotone
+                (quantiles), categorical and bernoulli (atoms) and bounded (a scalar in a range); docs/loss.md.
+            value_support: for categorical heads their atoms, for bernoulli and bounded ones [low, high]; ascending,
+                the reward's units.
+            value_projection: of returns on atoms, for categorical heads: hl_gauss, two_hot or one_hot.
             others: as `AutoModel.from_pretrained` (dtype, device_map, attn_implementation, revision, token, ...).
 
         Raises:
@@ -116,10 +120,10 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             )
         config = AutoConfig.from_pretrained(path, **hub)
         stored = {name: getattr(config, name, None) for name in HEAD_SETTINGS}
-        if None in stored.values():
+        if lacking := [name for name, default in HEAD_SETTINGS.items() if default and stored[name] is None]:
             raise ValueError(
                 f"The {CONFIG_NAME} beside the adapter {path} is no critic's: it lacks "
-                f"{', '.join(name for name, value in stored.items() if value is None)}. Save the critic's config "
+                f"{', '.join(lacking)}. Save the critic's config "
                 "there: critic.config.save_pretrained(directory)."
             )
         if any(stored[name] != value for name, value in settings.items()):

@@ -12,7 +12,14 @@ import modeling_dvpo.training.train_critic as script
 from modeling_dvpo import AutoModelForDistributionalValue
 
 # a step has about 260 tokens
-SHORT = {"max_steps": 6, "rows_per_step": 16, "learning_rate": 1e-3, "logging_steps": 1, "eval_steps": 3}
+SHORT = {
+    "max_steps": 6,
+    "rows_per_step": 16,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "eval_steps": 3,
+    "value_head_type": "linear",
+}
 LEARNING = {"max_steps": 30, "rows_per_step": 32, "learning_rate": 3e-3, "logging_steps": 10}
 
 

@@ -11,6 +11,18 @@ from transformers.utils import hub
 from modeling_dvpo import AutoModelForDistributionalValue
 
 SETTINGS = {"num_value_heads": 2, "num_quantiles": 5}
+# settings of every kind of heads; labels of 0 and 1 fit all of them
+HEADS = {
+    "linear": {},
+    "monotone": {"value_head_type": "monotone"},
+    "categorical": {
+        "value_head_type": "categorical",
+        "value_support": [-0.5, 0.0, 0.5, 1.0, 1.5],
+        "value_projection": "hl_gauss",
+    },
+    "bernoulli": {"value_head_type": "bernoulli", "value_support": [0.0, 1.0]},
+    "bounded": {"value_head_type": "bounded", "value_support": [-0.5, 2.0], "num_quantiles": 1},
+}
 
 
 def tiny_critic(model_type="qwen3", *, seed=0, return_mean=0.25, return_scale=2.0, config=None, **settings):

@@ -3,15 +3,23 @@
 Shipped into every critic repository as part of its remote code: imports torch and transformers only.
 """
 
+import math
 import os
 
 from transformers import PreTrainedConfig
 
-from .quantile_heads import VALUE_HEAD_TYPES
+from .categorical import PROJECTIONS
+from .value_heads import VALUE_HEAD_TYPES
 
 ADAPTER_CONFIG = "adapter_config.json"
 # What `from_pretrained` and `from_config` take for fresh heads, with the paper's defaults.
-HEAD_SETTINGS = {"num_value_heads": 3, "num_quantiles": 200, "value_head_type": "linear"}
+HEAD_SETTINGS = {
+    "num_value_heads": 3,
+    "num_quantiles": 200,
+    "value_head_type": "linear",
+    "value_support": None,
+    "value_projection": None,
+}
 
 
 def check_head_settings(config: PreTrainedConfig) -> None:
@@ -24,6 +32,41 @@ def check_head_settings(config: PreTrainedConfig) -> None:
         raise ValueError(
             f"value_head_type is {config.value_head_type!r}; it must be one of {', '.join(VALUE_HEAD_TYPES)}."
         )
+    _check_support(config)
+
+
+def _check_support(config: PreTrainedConfig) -> None:
+    """Of heads that have one; `value_projection` is left at None for the others."""
+    kind, support = config.value_head_type, config.value_support
+    if kind in ("linear", "monotone"):
+        if support is not None or config.value_projection is not None:
+            raise ValueError(f"{kind} heads have no value_support and no value_projection: leave them out.")
+        return
+    wanted = "at least two atoms" if kind == "categorical" else "two numbers, the lowest return and the highest"
+    numbers = isinstance(support, list) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in support)
+    if (
+        not numbers
+        or len(support) < 2
+        or (kind != "categorical" and len(support) != 2)
+        or any(b <= a for a, b in zip(support, support[1:], strict=False))
+    ):
+        raise ValueError(
+            f"value_support is {support!r}; {kind} heads need {wanted}, ascending, in the reward's units, such as "
+            "[0.0, 1.0]. (`train_critic.py` fits it to the training returns.)"
+        )
+    if kind == "categorical":
+        if config.value_projection not in PROJECTIONS:
+            raise ValueError(
+                f"value_projection is {config.value_projection!r}; it must be one of {', '.join(PROJECTIONS)}."
+            )
+        if config.value_projection == "hl_gauss":
+            gaps = [b - a for a, b in zip(support, support[1:], strict=False)]
+            if max(gaps) - min(gaps) > 1e-3 * max(gaps):
+                raise ValueError("hl_gauss needs equally spaced atoms in value_support; use two_hot for these.")
+    elif config.value_projection is not None:
+        raise ValueError(f"{kind} heads have no value_projection: leave it out.")
+    if kind == "bounded" and config.num_quantiles != 1:
+        raise ValueError(f"bounded heads are a scalar critic's: num_quantiles must be 1, not {config.num_quantiles}.")
 
 
 def stored_head_settings(path, kwargs) -> dict:

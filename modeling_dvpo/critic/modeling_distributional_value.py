@@ -4,7 +4,8 @@ A critic is the family's own backbone with N heads of M quantiles on every hidde
 parallel plans, checkpoint conversions and attention back ends are those of the family; weights keep the backbone's
 keys plus `quantile_heads.*`; the critic's settings are extra attributes of the family's config:
 
-    num_value_heads (N), num_quantiles (M), value_head_type, return_mean, return_scale, critic_loss
+    num_value_heads (N), num_quantiles (M), value_head_type, value_support, value_projection, value_clip,
+    return_mean, return_scale, critic_loss
 
 This file and the files it imports are shipped into every critic repository as its remote code, so they import torch
 and transformers only.
@@ -23,6 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .categorical import categorical_cross_entropy
 from .families import (
     BACKBONE_ATTRIBUTES,
     critic_config_class,
@@ -37,9 +39,9 @@ from .loading import (
     stored_head_settings,
 )
 from .losses import CriticLossConfig, dvpo_critic_loss
-from .quantile_heads import VALUE_HEAD_TYPES, LinearQuantileHeads
-from .quantiles import quantile_levels
+from .units import return_units
 from .upload import upload_critic
+from .value_heads import LinearQuantileHeads, ValueHeads, make_heads
 
 CLASS_SUFFIX = "ForDistributionalValue"
 IGNORED_LABEL = -100.0
@@ -52,14 +54,17 @@ class DistributionalValueOutput(ModelOutput):
     Attributes:
         loss: () float32, normalised units, when `labels` were given.
         quantiles: (B, T, N, M) float32, in the reward's own units; `quantiles[b, t, i, j]` is head i's estimate of
-            the (j + 1/2) / M quantile of the return that follows the prefix x_0..x_t.
-        value: (B, T) float32, the expected return: mean over heads and quantiles.
+            the (j + 1/2) / M quantile of the return that follows the prefix x_0..x_t; of categorical heads the mean
+            of the quantiles between j / M and (j + 1) / M.
+        value: (B, T) float32, the expected return: mean over heads and quantiles, or over heads and atoms.
+        logits: (B, T, N, B) float32, of the atoms of `config.value_support`; categorical and Bernoulli heads only.
         past_key_values, hidden_states, attentions: the backbone's.
     """
 
     loss: torch.Tensor | None = None
     quantiles: torch.Tensor | None = None
     value: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: object | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -74,6 +79,7 @@ class DistributionalValueMixin(_Family):
 
     _auto_class = "AutoModel"
     backbone_class: type[PreTrainedModel]
+    quantile_heads: ValueHeads
     accepts_loss_kwargs = True
 
     def __init__(self, config: PreTrainedConfig, critic_settings: dict | None = None):
@@ -81,15 +87,14 @@ class DistributionalValueMixin(_Family):
             stored = getattr(config, name, None)
             setattr(config, name, (critic_settings or {}).get(name, default if stored is None else stored))
         check_head_settings(config)
+        config.value_clip = bool(getattr(config, "value_clip", False))
         config.return_mean = float(getattr(config, "return_mean", 0.0))
         config.return_scale = float(getattr(config, "return_scale", 1.0))
         config.critic_loss = getattr(config, "critic_loss", None)
         super().__init__(config)
         self.critic_loss_config = CriticLossConfig.from_dict(config.critic_loss or {})
         setattr(self, self.base_model_prefix, self.backbone_class(config))
-        self.quantile_heads = VALUE_HEAD_TYPES[config.value_head_type](
-            hidden_size(config), config.num_value_heads, config.num_quantiles
-        )
+        self.quantile_heads = make_heads(hidden_size(config), config)
         self.post_init()
 
     @can_return_tuple
@@ -103,6 +108,7 @@ class DistributionalValueMixin(_Family):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         values_to_keep: int | torch.LongTensor = 0,
+        output_quantiles: bool = True,
         num_items_in_batch: int | torch.Tensor | None = None,
         **kwargs,
     ) -> DistributionalValueOutput:
@@ -116,12 +122,14 @@ class DistributionalValueMixin(_Family):
                 token of whose K returns one is -100.
             values_to_keep: run the heads on the last n positions only (0: all), or on these position indices (1-D).
                 `quantiles` and `value` are then those positions', and so is the loss; `labels` cover all T tokens.
+            output_quantiles: False leaves `quantiles` at None where there are `logits`, which hold all there is to
+                know: training needs no more, and M numbers a head are most of the heads' work.
             num_items_in_batch: divide the summed loss by this number instead of by the labels counted here, so that
                 accumulated micro-batches give the loss of the whole batch; counts label *entries* other than -100,
                 as `transformers.Trainer` does.
 
-        The loss is the critic loss of `config.critic_loss` (default: `CriticLossConfig()`) without its `shift` term,
-        whose gate depends on the whole batch, which one forward cannot see. Labels (B, T) with
+        The loss is that of `value_loss` with `config.critic_loss` (default: `CriticLossConfig()`), without its
+        `shift` term, whose gate depends on the whole batch, which one forward cannot see. Labels (B, T) with
         `num_quantiles = 1` give mean squared error.
         """
         inputs = {
@@ -136,31 +144,61 @@ class DistributionalValueMixin(_Family):
         outputs = self.base_model(**{k: v for k, v in inputs.items() if v is not None}, **kwargs)
 
         kept = slice(-values_to_keep, None) if isinstance(values_to_keep, int) else values_to_keep
-        normalized = self.quantile_heads(outputs.last_hidden_state[:, kept])
+        found = self.quantile_heads(outputs.last_hidden_state[:, kept])
+        logits, quantiles = self.quantile_heads.logits(found), None
+        if logits is None or output_quantiles:
+            quantiles = self.quantile_heads.quantiles(found)
+        if not self.quantile_heads.in_reward_units:
+            quantiles = quantiles * self.config.return_scale + self.config.return_mean
         loss = None
         if labels is not None:
             _check_labels(labels, outputs.last_hidden_state)
-            loss = self._loss(normalized, labels[:, kept], num_items_in_batch)
-        quantiles = normalized * self.config.return_scale + self.config.return_mean
+            loss = self._loss(quantiles, logits, labels[:, kept], num_items_in_batch)
         return DistributionalValueOutput(
             loss=loss,
             quantiles=quantiles,
-            value=quantiles.mean(dim=(-2, -1)),
+            value=self.quantile_heads.value(quantiles, logits),
+            logits=logits,
             past_key_values=getattr(outputs, "past_key_values", None),
             hidden_states=getattr(outputs, "hidden_states", None),
             attentions=getattr(outputs, "attentions", None),
         )
 
-    def _loss(self, normalized, labels, num_items):
+    def _loss(self, quantiles, logits, labels, num_items):
         labels = labels if labels.ndim == 3 else labels.unsqueeze(-1)
         trained = (labels != IGNORED_LABEL).all(-1)
-        returns = self.normalize_returns(labels.float())
         if num_items is not None:
             num_items = num_items / labels.shape[-1]
-        loss, _ = dvpo_critic_loss(
-            normalized, returns, trained, self.critic_loss_config, num_items=num_items, shift_gate=False
+        loss, _ = self.value_loss(
+            quantiles, logits, labels.float(), trained, self.critic_loss_config, num_items=num_items, shift_gate=False
         )
         return loss
+
+    def value_loss(
+        self,
+        quantiles: torch.Tensor | None,
+        logits: torch.Tensor | None,
+        returns: torch.Tensor,
+        mask: torch.Tensor,
+        config: CriticLossConfig,
+        *,
+        num_items: int | float | torch.Tensor | None = None,
+        shift_gate: bool | torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss that fits the heads: `categorical_cross_entropy` of logits, else `dvpo_critic_loss` of quantiles.
+
+        Args:
+            quantiles, logits: as the output has them, aligned with what follows.
+            returns: (B, T, K), the reward's units.
+            mask, num_items, shift_gate: as in `dvpo_critic_loss`.
+            config: weights of the terms; they are of quantiles, and cross-entropy has none.
+        """
+        if logits is not None:
+            support, projection = self.quantile_heads.atoms(logits.device), self.quantile_heads.projection
+            return categorical_cross_entropy(logits, returns, mask, support, projection, num_items=num_items)
+        assert quantiles is not None, "heads without logits have quantiles"
+        predicted, wanted = self.normalize_returns(quantiles), self.normalize_returns(returns)
+        return dvpo_critic_loss(predicted, wanted, mask, config, num_items=num_items, shift_gate=shift_gate)
 
     def normalize_returns(self, returns: torch.Tensor) -> torch.Tensor:
         """Returns or quantiles in the reward's units -> the heads' normalised units, (x - mean) / scale."""
@@ -181,33 +219,44 @@ class DistributionalValueMixin(_Family):
         returns = returns.detach().flatten().to("cpu", torch.float64)
         if returns.numel() == 0 or not returns.isfinite().all():
             raise ValueError(f"Training returns must be finite and at least one; got {returns.numel()} of them.")
-        mean, scale = returns.mean().item(), returns.std(correction=0).item()
-        if returns.min() == returns.max():  # where the deviation is a rounding error
-            mean, scale = returns[0].item(), 1.0
+        mean, scale = return_units(returns)
         if not fresh_heads:
             self.set_return_scale(mean, scale)
             return
-        config, heads = self.config, self.quantile_heads
-        levels = quantile_levels(config.num_quantiles, dtype=torch.float64)
-        ordered = returns.sort().values
-        # midpoint quantiles of an equal-weight sample: atom floor(n * level)
-        quantiles = ordered[(levels * len(ordered)).long().clamp(max=len(ordered) - 1)]
-        if config.num_quantiles == 1:
-            quantiles = returns.mean().reshape(1)
-        for parameter in heads.parameters():
+        for parameter in self.quantile_heads.parameters():
             setattr(parameter, "_is_hf_initialized", False)  # noqa: B010  (transformers' own mark)
-        heads.reset((quantiles - mean) / scale)
-        config.return_mean, config.return_scale = mean, scale
+        self.quantile_heads.reset(self.quantile_heads.first_bias(returns.sort().values, mean, scale))
+        self.config.return_mean, self.config.return_scale = mean, scale
+
+    def replace_heads(self, **settings) -> None:
+        """Put fresh heads on this critic's body, for returns that its own cannot hold.
+
+        Args:
+            settings: those of `from_pretrained`; what is left out has its default, not the old heads'.
+
+        Raises:
+            ValueError: settings that cannot be built, or an adapter, which holds the heads that it was trained with.
+        """
+        if getattr(self, "_hf_peft_config_loaded", False):
+            raise ValueError("An adapter's heads cannot be replaced: merge it into its base model first.")
+        for name, default in HEAD_SETTINGS.items():
+            setattr(self.config, name, settings.get(name, default))
+        check_head_settings(self.config)
+        heads = make_heads(hidden_size(self.config), self.config).to(self.quantile_heads.weight.device)
+        self.quantile_heads = heads
+        self._init_weights(heads)
+        self.config.value_clip, self.config.return_mean, self.config.return_scale = False, 0.0, 1.0
 
     @torch.no_grad()
     def set_return_scale(self, mean: float, scale: float) -> None:
         """Change the normalised units to (x - mean) / scale; what the critic predicts stays, as heads are rescaled.
 
         As Pop-Art does (van Hasselt et al. 2016); exact but for rounding, sharded or not, an adapter's own heads, too.
-        Monotone heads, whose gaps are not closed under scaling, keep their old units.
+        Monotone heads, whose gaps are not closed under scaling, keep their old units. What categorical, Bernoulli and
+        bounded heads say is in the reward's own units already.
         """
         config = self.config
-        if config.value_head_type != "linear":
+        if config.value_head_type == "monotone":
             return
         for heads in self.modules():
             if isinstance(heads, LinearQuantileHeads):
@@ -217,10 +266,8 @@ class DistributionalValueMixin(_Family):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        if isinstance(module, LinearQuantileHeads):
-            # Standard normal quantiles: the least that normalised units say about unseen returns.
-            levels = quantile_levels(module.num_quantiles, dtype=torch.float64)
-            module.reset(torch.special.ndtri(levels))
+        if isinstance(module, ValueHeads):
+            module.reset(module.first_bias(None, 0.0, 1.0))
         else:
             super()._init_weights(module)
 
@@ -235,7 +282,8 @@ class DistributionalValueMixin(_Family):
         """Load a critic, or put fresh heads on the backbone of any checkpoint of the family.
 
         Takes the arguments of `PreTrainedModel.from_pretrained`, and `num_value_heads`, `num_quantiles`,
-        `value_head_type` for fresh heads. Nothing but the heads of a checkpoint that is no critic may be missing.
+        `value_head_type`, `value_support` and `value_projection` for fresh heads. Nothing but the heads of a
+        checkpoint that is no critic may be missing.
 
         Raises:
             ValueError: weights are missing or of another shape, or a critic is asked for other heads than it has.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_critics import tiny_critic
+from tiny_critics import HEADS, tiny_critic
 from tiny_models import tiny_config
 
 from modeling_dvpo import AutoModelForDistributionalValue
@@ -27,11 +27,12 @@ def load_in_a_clean_process(directory, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "value_head_type", "num_quantiles"), [("qwen3", "linear", 5), ("gpt2", "monotone", 4)]
+    ("model_type", "heads", "num_quantiles"),
+    [("qwen3", "linear", 5), ("gpt2", "monotone", 4), ("qwen3", "categorical", 4)],
 )
-def test_same_numbers_without_the_package(model_type, value_head_type, num_quantiles, tiny_tokenizer, tmp_path):
+def test_same_numbers_without_the_package(model_type, heads, num_quantiles, tiny_tokenizer, tmp_path):
     config = tiny_config(model_type, vocab_size=len(tiny_tokenizer))
-    critic = tiny_critic(config=config, value_head_type=value_head_type, num_quantiles=num_quantiles)
+    critic = tiny_critic(config=config, **{**HEADS[heads], "num_quantiles": num_quantiles})
     critic.save_pretrained(tmp_path / "critic")
     tiny_tokenizer.save_pretrained(tmp_path / "critic")
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_critics import tiny_batch, tiny_critic
+from tiny_critics import HEADS, tiny_batch, tiny_critic
 from tiny_models import tiny_causal_lm
 
 from modeling_dvpo import AutoModelForDistributionalValue
 
 MODULES = (
-    "modeling_distributional_value families loading upload quantile_heads losses loss_terms quantile_huber quantiles"
+    "modeling_distributional_value families loading upload value_heads categorical units "
+    "losses loss_terms quantile_huber quantiles"
 )
 SHIPPED = {f"{name}.py" for name in MODULES.split()}
 OF_A_CRITIC = {
@@ -40,10 +41,10 @@ def assert_equal_critics(loaded, critic):
         assert tensor.dtype == state[name].dtype and torch.equal(tensor, state[name]), name
 
 
-@pytest.mark.parametrize("value_head_type", ["linear", "monotone"])
+@pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("model_type", ["qwen3", "gpt2"])
-def test_plain(model_type, value_head_type, tmp_path):
-    critic = tiny_critic(model_type, value_head_type=value_head_type, return_mean=-3.5, return_scale=0.7)
+def test_plain(model_type, heads, tmp_path):
+    critic = tiny_critic(model_type, return_mean=-3.5, return_scale=0.7, **HEADS[heads])
     critic.save_pretrained(tmp_path)
     assert set(weights_in(tmp_path)) == set(critic.state_dict())
     loaded = load(tmp_path)

@@ -34,14 +34,18 @@ def inputs(tmp_path):
 def logged(script, folder, **settings) -> set[str]:
     """Names of all that one step logs."""
     common = {"model_name_or_path": folder / "policy", "dataset": folder / "rows.jsonl", "max_steps": 1}
-    settings |= common | {"num_quantiles": 4, "output_dir": folder / "run"}
+    run = folder / settings.get("value_head_type", "run")
+    settings |= common | {"num_quantiles": 4, "output_dir": run}
     script.main([f"--{name}={value}" for name, value in settings.items()])
-    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     return {name for line in lines for name in json.loads(line)} - {"step"}
 
 
 def test_of_a_critic(inputs):
-    names = logged(train_critic, inputs, eval_dataset=inputs / "rows.jsonl")
+    kinds = ("linear", "bernoulli")
+    found = [logged(train_critic, inputs, eval_dataset=inputs / "rows.jsonl", value_head_type=kind) for kind in kinds]
+    assert found[1] - found[0] == {"cross_entropy", "clipped"}
+    names = set.union(*found)
     assert names == CRITIC_METRICS.keys() | {f"eval_{name}" for name in (*HELD_OUT, "rows", "prompts")}
 
 

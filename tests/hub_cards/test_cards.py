@@ -12,6 +12,7 @@ from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entrie
 from huggingface_hub.repocard import metadata_load
 from peft import LoraConfig
 from saved_models import ONLINE, SETTINGS, TRAINING, pair_of, save_critic, save_evaluation, save_policy, save_run
+from tiny_critics import HEADS
 from transformers import AutoModel, AutoModelForCausalLM
 
 from modeling_dvpo import AutoModelForDistributionalValue
@@ -221,6 +222,16 @@ class TestCriticCard:
         assert headings(card) == ["How to load it", "Intended use and limits", "Citation"]
         assert ModelCard(card).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
         assert not re.search(r"None|Undefined|nan\b|\{\{|\}\}(?!,$)|unknown", card.split("## Citation")[0])
+
+    def test_a_critic_with_atoms_has_cross_entropy_and_no_terms_of_quantiles(self, tmp_path):
+        directory = save_critic(tmp_path / "critic", **HEADS["categorical"])
+        lines = [{"step": 20, "loss": 0.5, "cross_entropy": 0.5}]
+        card = critic_card(directory, run_directory=save_run(tmp_path / "run", {}, lines))
+        assert "2 heads of 5 quantiles (of a distribution on 5 returns from -0.500 to 1.50)" in card
+        loss = section(card, "loss")
+        assert "Cross-entropy of each head with the return, projected by `hl_gauss`; in nats." in loss
+        assert row(loss, "`cross_entropy`") == ["`cross_entropy`", "1", "0.500", "0.500"]
+        assert "`quantile`" not in loss and "Constants" not in loss and "trained to agree" not in card
 
     def test_a_scalar_critic_is_called_one(self, tmp_path):
         card = critic_card(save_critic(tmp_path / "critic", num_quantiles=1))

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from modeling_dvpo.critic.categorical import PROJECTIONS
+from modeling_dvpo.critic.value_heads import VALUE_HEAD_TYPES
+
 from ..errors import ConfigError
 from ..models.trainable import TRAINABLE
 from ..run.arguments import (
@@ -26,7 +29,20 @@ class CriticArguments:
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
     num_value_heads: int | None = option(None, "N of fresh heads; 3 by default.")
     num_quantiles: int | None = option(None, "M of fresh heads; 200 by default, 1 is the scalar critic.")
-    value_head_type: str | None = option(None, "Fresh heads: linear (the default, may cross) or monotone (cannot).")
+    value_head_type: str | None = option(
+        None, f"Of fresh heads: auto (the default: what the returns ask for), {', '.join(VALUE_HEAD_TYPES)}."
+    )
+    value_support: list[float] | None = option(
+        None, "Their atoms; of bernoulli and bounded ones low and high. By default fitted to the training returns."
+    )
+    value_projection: str | None = option(
+        None, f"Of returns on atoms: {', '.join(PROJECTIONS)}; by default what fits them."
+    )
+    num_bins: int | None = option(None, "Atoms of a fitted support; 51 by default, 101 with support_quantile.")
+    support_quantile: float | None = option(
+        None, "Fit the support to this central share of the training returns; those outside count as its ends."
+    )
+    fresh_heads: bool = option(False, "Fresh heads on a critic's body, for returns that its own cannot hold.")
     attn_implementation: str | None = option(
         None, "sdpa, eager, or flash_attention_2 and flex_attention, which make packing pay."
     )
@@ -37,7 +53,12 @@ class CriticArguments:
     lora_target_modules: str = option("all-linear", "Modules that get a LoRA update: all-linear, or a regex.")
 
     def __post_init__(self):
-        require_choice(self, trainable=TRAINABLE)
+        require_choice(self, trainable=TRAINABLE, value_projection=(None, *PROJECTIONS))
+        require_choice(self, value_head_type=(None, "auto", *VALUE_HEAD_TYPES))
+        if self.num_bins is not None and self.num_bins < 10:
+            raise ConfigError(f"num_bins is {self.num_bins}; it must be at least 10, six of them beyond the returns.")
+        if self.support_quantile is not None:
+            require_between(self, 0.5, 1, "support_quantile")
 
 
 @dataclass(kw_only=True)

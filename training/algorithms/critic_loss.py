@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from modeling_dvpo.critic.losses import CriticLossConfig, dvpo_critic_loss
+from modeling_dvpo.critic.losses import CriticLossConfig
 from modeling_dvpo.returns import align_to_actions
 
 
@@ -19,7 +19,9 @@ def critic_quantiles(critic, batch: dict) -> torch.Tensor:
     return align_to_actions(quantiles, batch["completion_mask"], batch.get("segment_ids"))
 
 
-def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossConfig, *, num_items, shift_gate):
+def critic_loss(
+    critic, batch: dict, returns_of: Callable, config: CriticLossConfig, *, num_items, shift_gate, bootstrap=True
+):
     """Loss of one micro-batch, its terms, and how far it predicts too low.
 
     Args:
@@ -27,18 +29,25 @@ def critic_loss(critic, batch: dict, returns_of: Callable, config: CriticLossCon
             (B, T, K), reward units; what it gives is detached.
         num_items: action tokens of the whole optimizer step, over all ranks and micro-batches.
         shift_gate: whether the `shift` term is on, from a running mean over earlier steps; see `dvpo_critic_loss`.
+        bootstrap: whether `returns_of` looks at the quantiles; without, it may be given None.
 
     Returns:
         loss: () with gradient; summed over micro-batches and ranks it is the step's loss.
-        terms: dict of (), likewise additive: the loss terms by name, and `underestimation`, the mean of
+        terms: dict of (), likewise additive: what `value_loss` gives, and `underestimation`, the mean of
             target minus predicted value in normalised units.
     """
-    quantiles = critic_quantiles(critic, batch)
+    output = critic(**model_inputs(batch), use_cache=False, output_quantiles=bootstrap)
+    mask, segments = batch["completion_mask"], batch.get("segment_ids")
+    quantiles, logits = (
+        None if found is None else align_to_actions(found, mask, segments)
+        for found in (output.quantiles, output.logits)
+    )
+    values = align_to_actions(output.value.detach(), mask, segments)
     returns = returns_of(quantiles)
-    predicted, wanted = critic.normalize_returns(quantiles), critic.normalize_returns(returns)
-    mask = batch["completion_mask"]
-    loss, terms = dvpo_critic_loss(predicted, wanted, mask, config, num_items=num_items, shift_gate=shift_gate)
-    gap = wanted.mean(-1) - predicted.detach().mean(dim=(-2, -1))
+    loss, terms = critic.value_loss(
+        quantiles, logits, returns, mask, config, num_items=num_items, shift_gate=shift_gate
+    )
+    gap = (returns.mean(-1) - values) / critic.config.return_scale
     return loss, {**terms, "underestimation": (gap * mask).sum() / num_items}
 
 

@@ -71,11 +71,10 @@ class OnlineCritic:
             self.model.config.critic_training = record
         self.returns_seen.add(returns)
         self.place()
-        if self.fresh and self.model.config.value_head_type != "linear" and is_main():
+        if self.fresh and self.model.config.value_head_type == "monotone" and is_main():
             warnings.warn(
-                f"{self.model.config.value_head_type} heads cannot be rescaled, so this critic keeps the units of the "
-                "first completions' returns, however few of them succeed: prefer value_head_type linear, or a critic "
-                "of train_critic.py.",
+                "monotone heads cannot be rescaled, so this critic keeps the units of the first completions' returns, "
+                "however few of them succeed: prefer value_head_type linear, or a critic of train_critic.py.",
                 stacklevel=2,
             )
 

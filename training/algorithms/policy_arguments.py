@@ -3,6 +3,8 @@
 import difflib
 from dataclasses import dataclass, field, fields
 
+from modeling_dvpo.critic.categorical import PROJECTIONS
+from modeling_dvpo.critic.value_heads import VALUE_HEAD_TYPES
 from modeling_dvpo.inference.risk_measures import RISK_MEASURES
 
 from ..errors import ConfigError
@@ -29,6 +31,8 @@ CHOOSE_CRITIC = (
     "num_value_heads",
     "num_quantiles",
     "value_head_type",
+    "value_support",
+    "value_projection",
 )
 
 
@@ -58,7 +62,9 @@ class PolicyCriticArguments:
     critic_trainable: str = option("all", "What of it trains: all, lora (adapter and heads), heads or none.")
     num_value_heads: int | None = option(None, "N of fresh heads; by default the algorithm's: dvpo 3, ppo 1.")
     num_quantiles: int | None = option(None, "M of fresh heads; by default the algorithm's: dvpo 200, others 1.")
-    value_head_type: str | None = option(None, "Fresh heads: linear (the default, may cross) or monotone (cannot).")
+    value_head_type: str | None = option(None, f"Of fresh heads, linear by default: {', '.join(VALUE_HEAD_TYPES)}.")
+    value_support: list[float] | None = option(None, "Their atoms; of bernoulli and bounded ones low and high.")
+    value_projection: str | None = option(None, f"Of returns on categorical heads' atoms: {', '.join(PROJECTIONS)}.")
     critic_loss: dict | str | None = option(
         None, 'Settings of CriticLossConfig: a mapping, or JSON such as {"risk": 0}.'
     )

@@ -165,6 +165,7 @@ class PolicyUpdates:
                 self.loss_config,
                 num_items=mini_batch.num_tokens,
                 shift_gate=self.underestimation > 0,
+                bootstrap=False,
             )
 
         metrics = self.critic_learner.update(mini_batch.batches, loss_of, where=f"Step {step}, critic")

@@ -34,24 +34,33 @@ def load_config_and_tokenizer(args):
     return config, tokenizer
 
 
-def load_critic(args):
+def load_critic(args, *, replace: bool = False):
     """The critic of a checkpoint, float32, on the CPU; heads are fresh unless the checkpoint is a critic.
 
     Args:
         args: `CriticArguments`.
+        replace: the checkpoint is a critic, and its heads are to be fresh, too.
 
     Raises:
         ConfigError: its files, or those of its adapter's base model, are not all there.
     """
-    names = (*HEAD_SETTINGS, "attn_implementation")
-    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    heads = {name: getattr(args, name) for name in HEAD_SETTINGS if getattr(args, name) is not None}
+    settings = {} if replace else dict(heads)
+    if args.attn_implementation is not None:
+        settings["attn_implementation"] = args.attn_implementation
     # Master weights are float32: bfloat16 ones lose updates of 1e-6.
     try:
-        return AutoModelForDistributionalValue.from_pretrained(
+        critic = AutoModelForDistributionalValue.from_pretrained(
             args.model_name_or_path, revision=args.revision, dtype=torch.float32, **settings
         )
     except OSError as error:
         raise ConfigError(f"{args.model_name_or_path} cannot be loaded: {error}") from error
+    if replace:
+        try:
+            critic.replace_heads(**heads)
+        except ValueError as error:
+            raise ConfigError(f"fresh_heads: {error}") from error
+    return critic
 
 
 def save_critic(critic, tokenizer, directory, *, step: int, report: dict | None) -> None:

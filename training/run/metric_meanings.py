@@ -1,7 +1,7 @@
 """What the numbers in `metrics.jsonl` are, by name; `<...>` stands for a name of the run's own."""
 
 CRITIC_METRICS = {
-    "loss": "Σ over terms of weight · term",
+    "loss": "Σ over terms of weight · term; of heads with atoms `cross_entropy`",
     "quantile": "this term and the next seven: unweighted means over action tokens; 0 when switched off",
     "risk": "quantile loss that favours low levels",
     "cvar": "lower tail's mean",
@@ -10,6 +10,8 @@ CRITIC_METRICS = {
     "shape": "tails' variances",
     "curvature": "tails' second differences",
     "consistency": "disagreement of heads",
+    "cross_entropy": "of heads with atoms, instead of the eight terms: mean over heads and action tokens",
+    "clipped": "of heads with atoms: share of target returns beyond the outermost, which counted as it",
     "underestimation": "mean target less mean prediction, over action tokens: positive where the critic is too low",
     "grad_norm": "Euclidean norm of the gradient of all that trains, before clipping",
     "skipped_updates": "updates so far that were not made, since loss or gradient was not finite",

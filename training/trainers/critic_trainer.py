@@ -14,6 +14,7 @@ from modeling_dvpo.ranks import rank, world_size
 from ..algorithms.critic_arguments import CriticArguments, TrainingArguments
 from ..algorithms.critic_loss import critic_loss, running_mean
 from ..algorithms.held_out import evaluate, is_better
+from ..algorithms.representation import chosen_representation, describe_heads, require_inside, with_heads
 from ..algorithms.targets import Targets, dataset_returns, target_returns
 from ..data.arguments import RewardDataArguments
 from ..data.fingerprints import require_same_data, reward_set_facts
@@ -58,8 +59,15 @@ class CriticTrainer:
 
         record = offline_record(settings, returns, training_rows=len(self.train_set))
         warn_of_other_meaning(parent_config, record)
-        self.critic = critic = load_critic(critic_args)
-        critic.fit_return_scale(returns, fresh_heads=not hasattr(parent_config, "num_value_heads"))
+        of_critic = hasattr(parent_config, "num_value_heads")
+        fresh = critic_args.fresh_heads or not of_critic
+        representation = chosen_representation(critic_args, args, returns) if fresh else None
+        self.critic = critic = load_critic(with_heads(critic_args, representation), replace=fresh and of_critic)
+        if representation:
+            critic.config.value_clip = representation.value_clip
+        else:
+            require_inside(critic.config, returns)
+        critic.fit_return_scale(returns, fresh_heads=fresh)
         critic.config.critic_loss = self.loss_config.to_dict()
         critic.config.critic_training = record
         layout = choose_layout(critic, self.tokenizer, args.packing)
@@ -88,8 +96,9 @@ class CriticTrainer:
             require_same_data(self.progress.get("data"), data, args.output_dir)
         self.log = RunLog(self.total_steps, self.progress["step"], self.progress.setdefault("since_line", {}))
         self.log.say(
-            f"{type(critic).__name__}: {critic.config.num_value_heads} heads x {critic.config.num_quantiles} "
-            f"quantiles, {trained:,} of {parameters:,} parameters train\n"
+            f"{type(critic).__name__}: {describe_heads(critic.config)}"
+            f"{f' ({representation.reason})' if representation and representation.reason else ''}, "
+            f"{trained:,} of {parameters:,} parameters train\n"
             f"{len(self.train_set):,} rows to train on, {len(self.eval_set or ()):,} held out, "
             f"{'packed' if layout['packing'] else 'padded'}; {self.total_steps} steps; "
             f"{world_size()} process(es) on {device}"
@@ -120,7 +129,8 @@ class CriticTrainer:
                 if not self.log.opened:
                     self.begin_to_write()
                 tokens += metrics["action_tokens"]
-                self.log.step(step, metrics, shown=("loss", "quantile", "cvar", "grad_norm"))
+                shown = ("loss", "quantile", "cvar", "clipped", "grad_norm")
+                self.log.step(step, metrics, shown=tuple(name for name in shown if name in metrics))
                 last = step == self.total_steps
                 if last or step % args.logging_steps == 0:
                     speed = tokens / (time.perf_counter() - started)
@@ -162,6 +172,7 @@ class CriticTrainer:
                 self.loss_config,
                 num_items=num_items,
                 shift_gate=self.progress["underestimation"] > 0,
+                bootstrap=self.targets.returns == "lambda",
             )
 
         learning_rate, heads_learning_rate = self.learner.learning_rates()

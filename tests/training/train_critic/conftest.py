@@ -35,4 +35,5 @@ def one_process(inputs, tmp_path_factory):
 def learned(inputs, tmp_path_factory):
     """Metrics and directory of a run that is long enough to learn, with its best in the middle."""
     folder = tmp_path_factory.mktemp("learned") / "run"
-    return run(folder, inputs, LEARNING, eval_steps=10, lr_scheduler_type="constant_with_warmup"), folder
+    settings = {"eval_steps": 10, "lr_scheduler_type": "constant_with_warmup", "value_head_type": "linear"}
+    return run(folder, inputs, LEARNING, settings), folder

@@ -50,8 +50,11 @@ def test_ranks_agree_on_the_fresh_critic_and_draw_apart(inputs, tmp_path, monkey
 @pytest.mark.parametrize(
     "settings",
     [
-        {"returns": "lambda", "gamma": 0.99},
-        {"returns": "lambda", "lam": 0.8, "target": "sampled"},
+        {"returns": "lambda", "gamma": 0.99, "value_head_type": "linear"},
+        {"value_head_type": "categorical"},
+        {"value_head_type": "categorical", "num_bins": 21, "returns": "lambda", "lam": 0.8},
+        {"value_head_type": "bounded", "num_quantiles": 1},
+        {"returns": "lambda", "lam": 0.8, "target": "sampled", "value_head_type": "linear"},
         {"trainable": "lora", "learning_rate": 1e-2, "heads_learning_rate": 3e-2, "max_steps": 60},
         {"trainable": "heads", "heads_learning_rate": 0.1, "max_steps": 100},
         {"num_quantiles": 1},
@@ -59,7 +62,19 @@ def test_ranks_agree_on_the_fresh_critic_and_draw_apart(inputs, tmp_path, monkey
         {"bf16": "true", "gradient_checkpointing": "true"},
         {"critic_loss": '{"form": "paper", "kappa": 1, "shift": 0.1}', "returns": "lambda", "lam": 0.9},
     ],
-    ids=["index", "sampled", "lora", "heads", "scalar", "monotone", "bf16", "paper"],
+    ids=[
+        "index",
+        "categorical",
+        "categorical lambda",
+        "bounded",
+        "sampled",
+        "lora",
+        "heads",
+        "scalar",
+        "monotone",
+        "bf16",
+        "paper",
+    ],
 )
 def test_every_kind_learns(inputs, tmp_path, settings):
     metrics = run(tmp_path / "run", inputs, LEARNING, settings)

@@ -7,6 +7,7 @@ from scripts import read_rows, write_rows
 from transformers import AutoTokenizer
 
 import modeling_dvpo
+from modeling_dvpo.training.errors import ConfigError
 from modeling_dvpo.training.trainers.critic_trainer import CriticTrainer
 
 
@@ -97,6 +98,20 @@ def test_a_loaded_critic_s_other_returns_and_heads_are_named(learned, inputs, tm
         run(tmp_path / "run", loaded, num_quantiles=None, returns="lambda", gamma=0.9)
     with pytest.raises(ValueError, match="is a critic with num_quantiles=16, but num_quantiles=8 was asked for"):
         run(tmp_path / "other", loaded, num_quantiles=8)
+
+
+def test_returns_beyond_a_loaded_critic_s_atoms_are_named(inputs, tmp_path):
+    """They would all count as its ends."""
+    run(tmp_path / "first", inputs, SHORT, max_steps=1, value_head_type="categorical")
+    rows = [{**row, "reward": 9 * row["reward"]} for row in read_rows(inputs["dataset"])]
+    loaded = {"model_name_or_path": tmp_path / "first" / "last", "num_quantiles": None, "value_head_type": "auto"}
+    run(tmp_path / "same", inputs, SHORT, loaded, max_steps=1)
+    with pytest.raises(ConfigError, match="training returns lie outside value_support"):
+        run(tmp_path / "other", inputs, SHORT, loaded, dataset=write_rows(tmp_path / "other.jsonl", rows))
+    run(tmp_path / "fresh", inputs, SHORT, loaded, dataset=tmp_path / "other.jsonl", max_steps=1, fresh_heads=True)
+    # the automatic choice: rewards of few values are atoms themselves
+    support = config_of(tmp_path / "fresh" / "last")["value_support"]
+    assert support == pytest.approx(sorted({row["reward"] for row in rows}))
 
 
 def test_trackers_get_the_metrics(inputs, tmp_path):

@@ -106,6 +106,20 @@ def test_an_offline_one_goes_on(inputs, tmp_path):
     assert saved_critic(tmp_path / "run").config.critic_training["parent"] == str(tmp_path / "offline" / "last")
 
 
+def test_one_with_atoms(inputs, tmp_path):
+    """Advantages from its distribution, cross-entropy for a loss; targets beyond its atoms are counted."""
+    kind = {"value_head_type": "categorical", "value_projection": "hl_gauss"}
+    support = [x / 10 for x in range(-3, 14)]
+    metrics = run(tmp_path / "run", inputs, SHORT, CRITIC, kind, value_support=support, critic_lam=0.9, max_steps=2)
+    assert metrics[2]["critic/loss"] == pytest.approx(metrics[2]["critic/cross_entropy"])
+    assert metrics[2]["critic/clipped"] == 0 and "critic/quantile" not in metrics[2]
+    critic = saved_critic(tmp_path / "run")
+    assert critic.config.value_support == support
+    low = {"value_head_type": "bernoulli", "value_support": [0.0, 1e-3]}
+    metrics = run(tmp_path / "low", inputs, SHORT, CRITIC, low, max_steps=1)
+    assert metrics[1]["critic/clipped"] > 0.5
+
+
 @pytest.mark.parametrize("scored", ["before", "now"])
 def test_one_that_learnt_from_the_same_function_goes_on_in_silence(scored, inputs, tmp_path, recwarn):
     """Every critic of a set that was scored before was said to have learnt from other returns."""
