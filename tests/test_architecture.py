@@ -43,15 +43,18 @@ ROOMS = {
     "training/data": "returns version ranks text training/errors training/run training/engine training/rewards",
     "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
     "training/data",
-    "training/models": "critic auto digests ranks saving version training/errors",
+    "training/models": "critic auto digests ranks saving version training/errors training/engine",
     "training/algorithms": "critic returns metrics inference ranks training/errors training/run training/engine "
     "training/data training/rollouts training/models",
-    "training/evaluation": "critic text inference metrics digests ranks hub training/errors training/run "
+    "training/evaluation": "critic text inference metrics ranks hub training/errors training/run "
     "training/engine training/rewards training/data training/rollouts training/models training/algorithms",
     "training/trainers": "critic metrics ranks training/errors training/run training/engine training/rewards "
     "training/data training/rollouts training/models training/algorithms",
+    "training/sampling": "text inference ranks training/errors training/run training/engine training/rewards "
+    "training/data training/rollouts training/models training/algorithms",
     "training/tasks": "text",
     "training/script": "text ranks hub training/errors training/engine training/run",
+    "training/sample": "training/script training/run training/sampling",
     "training/train_critic": "training/script training/run training/algorithms training/trainers",
     "training/train_dvpo": "training/script training/run training/algorithms training/trainers",
     "training/evaluate_critic": "training/script training/run training/evaluation",
