@@ -81,6 +81,7 @@ class MonteCarloArguments(RolloutArguments):
 
     policy: str | None = option(None, "Policy whose returns the critic predicts: it is sampled from.")
     policy_revision: str | None = option(None, "Branch, tag or commit of a Hub policy.")
+    policy_gguf_file: str | None = option(None, "GGUF file there that holds the policy, or an adapter's base.")
     prompts: list[str] = option([], "Prompt sets like the critic's training set; each `name=where`, or only where.")
     out_of_domain_prompts: list[str] = option([], "Prompt sets that are unlike it, in the same form.")
     num_states: int = option(200, "States of each prompt set, one a response, spread over its length.")
@@ -180,5 +181,6 @@ def policy_source(sampling: MonteCarloArguments, args: EvaluationArguments) -> P
     return PolicyArguments(
         model_name_or_path=sampling.policy,
         revision=sampling.policy_revision,
+        gguf_file=sampling.policy_gguf_file,
         attn_implementation=args.attn_implementation,
     )

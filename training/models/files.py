@@ -32,6 +32,8 @@ def weights_of_policy(source) -> tuple[str, dict[str, str]]:
 def files_of(source) -> tuple[dict[str, str], str | None]:
     """SHA-256 of a checkpoint's weight files by name, and its commit where it is from the Hub.
 
+    Of a GGUF file that is there alone, whatever else is.
+
     The weights must have been loaded: what the Hub's cache holds of them is read. Every rank must call it.
     """
     if not is_main():
@@ -40,13 +42,14 @@ def files_of(source) -> tuple[dict[str, str], str | None]:
     if not folder.is_dir():
         folder = _snapshot(source)
         commit = folder.name
-    found = next((paths for pattern in WEIGHTS if (paths := sorted(folder.glob(pattern)))), [])
+    patterns = WEIGHTS if source.gguf_file is None else (source.gguf_file, *WEIGHTS)
+    found = next((paths for pattern in patterns if (paths := sorted(folder.glob(pattern)))), [])
     return gather_lists([({path.name: file_sha256(path) for path in found}, commit)])[0]
 
 
 def _snapshot(source) -> Path:
     """Where the Hub's cache holds a checkpoint or adapter; named after its commit."""
-    for name in (CONFIG_NAME, "adapter_config.json"):
+    for name in filter(None, (CONFIG_NAME, "adapter_config.json", source.gguf_file)):
         options = {"revision": source.revision, "_raise_exceptions_for_missing_entries": False}
         if found := cached_file(source.model_name_or_path, name, **options):
             return Path(found).parent

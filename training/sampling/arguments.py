@@ -17,6 +17,7 @@ class SampledPolicyArguments:
         metadata={"help": "Policy to sample from: a causal LM or an adapter of one, a directory or Hub name."}
     )
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
+    gguf_file: str | None = option(None, "GGUF file there that holds the model, or an adapter's base; it is unpacked.")
     attn_implementation: str | None = option(None, "sdpa, eager, flash_attention_2, ...")
 
 

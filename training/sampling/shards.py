@@ -31,9 +31,7 @@ class Shards:
     def recover(self) -> set[int]:
         """Places of the prompts whose rows are there; cuts off what a killed run wrote of its last line."""
         for path in self._files():
-            with path.open("rb+") as file:
-                content = file.read()
-                file.truncate(content.rfind(b"\n") + 1)
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         return set(self._lines())
 
     def merge(self, path: str | Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from modeling_dvpo.training.models.files import files_of
 
 
 def source(name, revision=None):
-    return SimpleNamespace(model_name_or_path=str(name), revision=revision)
+    return SimpleNamespace(model_name_or_path=str(name), revision=revision, gguf_file=None)
 
 
 def sha(content):
