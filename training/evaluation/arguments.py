@@ -151,8 +151,9 @@ def named_sets(data: SetArguments, sampling: MonteCarloArguments) -> list[NamedS
         raise ConfigError("policy is given, and nothing for it to answer: give prompts or out_of_domain_prompts.")
     if sampled and not data.reward_funcs:
         raise ConfigError("Monte-Carlo truth needs rewards of what the policy samples: give reward_funcs.")
-    if sampling.policy_revision and not sampling.policy:
-        raise ConfigError("policy_revision is set, and there is no policy that it could be a revision of.")
+    for name, what in (("policy_revision", "be a revision of"), ("policy_gguf_file", "be a file of")):
+        if getattr(sampling, name) and not sampling.policy:
+            raise ConfigError(f"{name} is set, and there is no policy that it could {what}.")
     return sets
 
 

@@ -27,10 +27,11 @@ from ..rollouts.generation import RolloutArguments, make_seeded_sampler
 from ..rollouts.rollouts import Rollout
 from ..rollouts.samples import Scorer
 
-# A row's own; what a prompt brings under these names is left out, as are rewards that would be read in their place.
-COLUMNS = ("prompt", "completion", "reward", "prompt_ids", "completion_ids", "logprobs", "truncated")
-COLUMNS += ("group", "seed", "policy")
-REPLACED = (*COLUMNS, "token_rewards", "step_ends")
+# What a prompt brings under these names is left out: a row has its own, or these rewards would be read in its place.
+REPLACED = (
+    "prompt", "completion", "reward", "prompt_ids", "completion_ids", "logprobs", "truncated", "group", "seed",
+    "policy", "token_rewards", "step_ends",
+)  # fmt: skip
 
 
 def sample_reward_set(
