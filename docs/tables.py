@@ -15,6 +15,7 @@ import yaml
 from modeling_dvpo.critic.losses import CriticLossConfig
 from modeling_dvpo.metrics import metric_names, metric_path
 from modeling_dvpo.metrics.report import MEANINGS
+from modeling_dvpo.training.algorithms.held_out import OF_PROMPTS
 from modeling_dvpo.training.data.reward_sets import PROBLEMS
 from modeling_dvpo.training.evaluation.arguments import (
     EvaluationArguments,
@@ -92,6 +93,7 @@ TABLES = {
     **{arguments.__name__: settings(arguments) for arguments in SETTINGS},
     "CriticLossConfig": loss_settings(),
     "CriticReport": metrics(MEANINGS),
+    "of_prompts": metrics(OF_PROMPTS),
     "critic_metrics": metrics(CRITIC_METRICS),
     "policy_metrics": metrics(POLICY_METRICS),
     "modules": modules(),

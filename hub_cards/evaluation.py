@@ -25,9 +25,23 @@ class Metric(NamedTuple):
 # keys: those of `CriticReport.compute()` and evaluation.json
 METRICS = {
     "explained_variance": Metric("explained variance", "higher", "share of the returns' variance that values explain"),
+    "explained_variance_between": Metric(
+        "explained variance between prompts", "higher", "of the prompts' mean returns: does it know how hard they are?"
+    ),
+    "explained_variance_within": Metric(
+        "explained variance within a prompt",
+        "higher",
+        "of what is left: which responses are better, and where they turn",
+    ),
+    "variance_within": Metric("share of variance within prompts", None, "of the returns; the rest is between prompts"),
+    "ranking_accuracy": Metric(
+        "pairs in order", "higher", "of two responses to a prompt, is the better one's last value higher? .5 is chance"
+    ),
     "bias": Metric("bias", None, "mean of value − return; 0 is best"),
     "mae": Metric("mean absolute error", "lower", "mean of |value − return|"),
-    "crps": Metric("CRPS", "lower", "error of the whole distribution; of a single number, its mean absolute error"),
+    "crps": Metric(
+        "CRPS", "lower", "error of the whole distribution; a single number of a two-valued reward says how often"
+    ),
     "pinball": Metric("pinball loss", "lower", "error of the quantiles, mean over levels"),
     "wasserstein_1": Metric("Wasserstein-1", "lower", "distance to the distribution of the true continuations"),
     "pit_ks": Metric("PIT distance", "lower", "largest gap between predicted and observed levels; 0 is calibrated"),
@@ -37,6 +51,9 @@ METRICS = {
     "crossing_rate": Metric("crossing rate", "lower", "share of neighbouring quantiles of a head in the wrong order"),
     "sd": Metric("predicted standard deviation", None, "mean over states"),
     "head_disagreement": Metric("head disagreement", None, "standard deviation over heads of their means"),
+    "value_auc_0": Metric(
+        "AUC of the prompt alone", "higher", "what the value of the prompt gets: no response is read"
+    ),
     **{
         f"value_auc_{percent}": Metric(
             f"AUC after {percent} %",
@@ -56,6 +73,7 @@ class EvaluatedSet:
 
     Attributes:
         metrics: "critic", "constant" or "scalar" -> metric -> number.
+        intervals: "critic" or "scalar" -> metric -> its 95 % interval, over prompts.
         coverage_interval: "50", "80", "90" -> the 95 % interval of the coverage, counted by prompts.
         subsets: "column=value" -> {"rows", "metrics"}.
         loss_terms: term -> its size on this set, unweighted.
@@ -70,6 +88,7 @@ class EvaluatedSet:
     truth: str | None
     continuations: int | None
     metrics: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, list[float]]]
     coverage_interval: dict[str, list[float]]
     subsets: dict[str, dict]
     loss_terms: dict[str, float]
@@ -165,6 +184,7 @@ def _read_set(one: dict, near: Path) -> EvaluatedSet:
         truth=one.get("truth"),
         continuations=one.get("continuations"),
         metrics={who: numbers for who, numbers in metrics.items() if numbers},
+        intervals=one.get("intervals") or {},
         coverage_interval=one.get("coverage_interval") or {},
         subsets={name: subset for name, subset in subsets.items() if subset["metrics"]},
         loss_terms=finite(one.get("loss_terms")),

@@ -158,7 +158,7 @@ def _environment():
     environment.globals.update(
         {
             name: getattr(tables, name)
-            for name in ("calibration", "figures", "loss_terms", "scores", "subsets", "training")
+            for name in ("calibration", "figures", "held_out_scores", "loss_terms", "scores", "subsets", "training")
         },
         held_out_rewards=held_out_rewards,
         held_out_prompts=held_out_prompts,

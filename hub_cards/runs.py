@@ -10,7 +10,15 @@ from .evaluation import METRICS
 from .origins import read_object
 
 MOST_ROWS = 12
-EVALUATED = ("explained_variance", "crps", "mae", "coverage_80", "pit_ks")
+OF_PROMPTS = ("explained_variance_within", "ranking_accuracy")
+EVALUATED = (
+    "explained_variance",
+    *OF_PROMPTS,
+    "crps",
+    "mae",
+    "coverage_80",
+    "pit_ks",
+)
 
 # Which settings a card shows, and in which order: no paths and nothing of the machine.
 OPTIMISATION = (
@@ -134,6 +142,8 @@ def evaluations(history: History, this_step: int | None) -> Table | None:
         if any(name.startswith("eval_") for name in line):
             rows.append((line["step"], [loss, *(_number(line.get(f"eval_{name}")) for name in EVALUATED)]))
     metric = history.settings.get("best_metric")
+    if metric in OF_PROMPTS and not any(f"eval_{metric}" in line for line in history.lines):
+        metric = "explained_variance"  # as training does where the set has one completion a prompt
     best, best_by = None, None
     if metric in METRICS and METRICS[metric].better:
         measured = [(line["step"], _number(line.get(f"eval_{metric}"))) for line in history.lines]

@@ -9,11 +9,12 @@ from .facts import CriticFacts
 from .runs import Table, evaluations, logged_loss_terms, updates
 
 WHO = {"critic": "this critic", "constant": "constant", "scalar": "scalar critic"}
-SUBSET_METRICS = ("explained_variance", "crps", "coverage_80")
+SUBSET_METRICS = ("explained_variance", "ranking_accuracy", "crps", "coverage_80")
 # what figures show, and in which part of the card; one that this version does not know is shown with the results
 CAPTIONS = {
     "by_position": ("results", "what the value knows, by share of the response read"),
     "explained_variance": ("results", "explained variance, by set and predictor"),
+    "best_of_n": ("results", "mean reward of the response chosen among n, by who chooses"),
     "reliability": ("calibration", "observed against predicted levels"),
     "pit": ("calibration", "histogram of the levels at which returns fell: flat is calibrated"),
     "coverage": ("calibration", "share of returns inside central intervals"),
@@ -31,21 +32,31 @@ ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 
 
 class Scores(NamedTuple):
-    """Metrics by who made the prediction; a number that was not measured is None."""
+    """Metrics by who made the prediction, each with its interval; what was not measured is None."""
 
     columns: list[str]
-    rows: list[tuple[Metric, str, list[float | None]]]
+    rows: list[tuple[Metric, str, list[tuple[float | None, list[float] | None]]]]
 
 
-def scores(metrics: dict[str, dict[str, float]]) -> Scores:
+def scores(metrics: dict[str, dict[str, float]], intervals: dict[str, dict[str, list[float]]]) -> Scores:
     """A set's metrics, one row each: label, arrow to the better side, numbers of `columns`."""
     who = [name for name in WHO if name in metrics]
     rows = [
-        (metric, ARROWS[metric.better], [metrics[name].get(key) for name in who])
+        (
+            metric,
+            ARROWS[metric.better],
+            [(metrics[name].get(key), intervals.get(name, {}).get(key)) for name in who],
+        )
         for key, metric in METRICS.items()
         if any(key in metrics[name] for name in who)
     ]
     return Scores([WHO[name] for name in who], rows)
+
+
+def held_out_scores(held_out: dict[str, float]) -> Scores:
+    """`scores` of what training kept, where an interval's ends are numbers of their own."""
+    ends = [held_out[end] for end in ("ranking_accuracy_low", "ranking_accuracy_high") if end in held_out]
+    return scores({"critic": held_out}, {"critic": {"ranking_accuracy": ends}} if len(ends) == 2 else {})
 
 
 def calibration(sets: list[EvaluatedSet]) -> list[tuple[int, list[tuple[float | None, list[float] | None]]]]:

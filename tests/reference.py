@@ -139,6 +139,37 @@ def variance(x: Tensor) -> Tensor:
     return ((x - x.mean()) ** 2).mean()
 
 
+def pairs_in_order(values: Tensor, truths: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Every pair of a group, one by one: how many are in order, ties half, and how many there are."""
+    in_order, pairs = torch.zeros(num_groups).double(), torch.zeros(num_groups).double()
+    for i in range(len(values)):
+        for j in range(i):
+            if groups[i] == groups[j] and truths[i] != truths[j]:
+                sign = (truths[i] - truths[j]) * (values[i] - values[j])
+                in_order[groups[i]] += 0.5 if sign == 0 else float(sign > 0)
+                pairs[groups[i]] += 1
+    return in_order, pairs
+
+
+def variance_split(values: Tensor, returns: Tensor, groups: Tensor) -> tuple[float, float, float]:
+    """Between, within and the share within, from each state's group mean; NaN where a variance is 0."""
+    values, returns = values.double(), returns.double()
+    of_group = [groups == group for group in groups]
+    means = torch.stack([returns[mine].mean() for mine in of_group])
+    predicted = torch.stack([values[mine].mean() for mine in of_group])
+    true, error = variance(means), variance(means - predicted)
+    own_true, own_error = ((returns - means) ** 2).mean(), ((returns - means - values + predicted) ** 2).mean()
+    # 0 / 0 is NaN, and so is what else has no variance to explain
+    return tuple(
+        float(figure) if total > 1e-12 else math.nan
+        for figure, total in (
+            (1 - error / true, true),
+            (1 - own_error / own_true, own_true),
+            (own_true / (true + own_true), true + own_true),
+        )
+    )
+
+
 def policy_loss(
     rows, *, temperature, aggregation, clip_low, clip_high, kl_coef, entropy_coef, max_completion_length
 ) -> Tensor:

@@ -102,13 +102,15 @@ def save_evaluation(directory, critic=None, **changes):
     (directory / "reliability.png").write_bytes(b"\x89PNG")
     measured = {
         "explained_variance": 0.31, "crps": 0.1534, "coverage_50": 0.52, "coverage_80": 0.781, "pit_ks": 0.02,
-        "value_auc_50": 0.77, "wasserstein_1": None,
+        "value_auc_0": 0.7, "value_auc_50": 0.77, "wasserstein_1": None, "ranking_accuracy": 0.84,
+        "explained_variance_within": 0.12,
     }  # fmt: skip
     held_out = {
         "name": "held-out", "domain": "in", "dataset": "someone/scored-answers", "rows": 500, "prompts": 100,
         "states": 12345, "truth": "returns", "continuations": None,
         "metrics": {"critic": measured, "constant": {"explained_variance": 0.0, "crps": 0.2}},
         "coverage_interval": {"80": [0.75, 0.81]},
+        "intervals": {"critic": {"ranking_accuracy": [0.8, 0.88], "explained_variance_within": [-0.01, 0.2]}},
         "subsets": {"level=hard": {"rows": 120, "metrics": {"critic": {"crps": 0.4}}}},
         "loss_terms": {"quantile": 0.2, "cvar": 3.0},
     }  # fmt: skip

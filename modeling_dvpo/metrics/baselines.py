@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .scores import constant_quantiles, double
 from .states import States, read_row
+from .two_valued import as_distribution, two_values
 
 
 def constant_critic(states: States, training_returns: Sequence[float] | None) -> tuple[Tensor, str]:
@@ -55,6 +56,8 @@ def mean_scores(
 ) -> dict:
     """The mean over all states of `score(quantiles (R', M), returns (R', K)) -> (R',)`, beside its baselines'.
 
+    A scalar critic of two-valued returns is scored as the distribution that it is: see `as_distribution`.
+
     Args:
         scalar: of `scalar_critic`.
 
@@ -62,8 +65,14 @@ def mean_scores(
         `name`, `name`_constant, `name`_scalar where there is one, constant_from, states.
     """
     constant, source = constant_critic(states, training_returns)
-    report = {name: states.each(score, states.ensemble).mean().item()}
-    report[f"{name}_constant"] = states.each(score, constant).mean().item()
+    critics = {name: states.ensemble, f"{name}_constant": constant}
     if scalar is not None:
-        report[f"{name}_scalar"] = states.each(score, scalar).mean().item()
+        critics[f"{name}_scalar"] = scalar
+    returns = states.pooled_returns
+    if training_returns is not None:
+        returns = torch.cat([returns, double(training_returns).flatten()])
+    values = two_values(returns)
+    report: dict = {
+        who: states.each(score, as_distribution(quantiles, values)).mean().item() for who, quantiles in critics.items()
+    }
     return {**report, "constant_from": source, "states": len(states.quantiles)}

@@ -17,6 +17,7 @@ from .scores import (
     pinball_loss,
     wasserstein_1,
 )
+from .two_valued import as_distribution, two_values
 
 COVERAGES = (50, 80, 90)
 # What a report has, in words: Z is the quantiles' mean over the heads, G the return that followed.
@@ -24,11 +25,12 @@ MEANINGS = {
     "explained_variance": "1 − Var(G − mean Z) / Var(G) over all states; NaN where returns do not vary",
     "bias": "mean of (mean Z − G)",
     "mae": "mean of |mean Z − G|",
-    "crps": "mean of E|X − G| − ½ E|X − X'|, X and X' drawn from the M atoms of Z",
+    "crps": "mean of E|X − G| − ½ E|X − X'|, X and X' drawn from the M atoms of Z; those of a scalar critic (M = 1) "
+    "of two-valued returns are low and high, and its mean says how often, here and below",
     "pinball": "mean over states and levels τ_j = (j − ½)/M of (τ_j − 1{G < Z_j})(G − Z_j)",
     "head_disagreement": "mean over states of the standard deviation, over heads, of the heads' means",
     "coverage_50": "share of returns inside the central interval of 50 %, ties counting in part; this and all that "
-    "follow only where M > 1",
+    "follow only of distributions: not of a scalar critic whose returns take more than two values",
     "coverage_80": "the same of 80 %",
     "coverage_90": "the same of 90 %",
     "pit_ks": "largest distance of the randomised probability integral transform of G from uniform; 0 is calibrated",
@@ -47,13 +49,21 @@ class CriticReport:
         all_returns: the returns of the whole set, any shape: they fix `tolerance` and a centre for the moments.
         tolerance: as in `pit`. By default a tenth of the smallest gap between returns where they take at most 32
             distinct values, and 0 otherwise.
+        values: `two_values` of a larger set, where `all_returns` are a part of it; by default of these.
     """
 
-    def __init__(self, all_returns: Tensor, *, tolerance: float | None = None):
+    def __init__(
+        self,
+        all_returns: Tensor,
+        *,
+        tolerance: float | None = None,
+        values: tuple[float, ...] | None = None,
+    ):
         all_returns = torch.as_tensor(all_returns).double()
         if not all_returns.numel():
             raise ValueError("There are no returns to report on: the set is empty.")
         self.tolerance = discrete_tolerance(all_returns) if tolerance is None else tolerance
+        self.values = two_values(all_returns) if values is None else values
         self.centre = all_returns.mean().item()
         self.sums: dict[str, Tensor] = {}
 
@@ -74,7 +84,8 @@ class CriticReport:
         ensemble, true_means = quantiles.mean(1), returns.mean(-1)
         errors = ensemble.mean(-1) - true_means
         centred = true_means - self.centre
-        num_quantiles = quantiles.shape[-1]
+        ensemble = as_distribution(ensemble, self.values)
+        num_quantiles = ensemble.shape[-1]
         added = {
             "states": torch.ones_like(errors),
             "error": errors,
@@ -93,7 +104,8 @@ class CriticReport:
                 inside = share_inside(low, high, percent / 100, num_quantiles)
                 added[f"coverage_{percent}"] = inside.mean(-1).sum()
             added["pit"] = pit_slope(low, high, num_quantiles) / returns.shape[-1]
-            added["crossing_rate"] = (quantiles.diff(dim=-1) < 0).double().mean((-2, -1)).sum()
+            if quantiles.shape[-1] > 1:
+                added["crossing_rate"] = (quantiles.diff(dim=-1) < 0).double().mean((-2, -1)).sum()
             added["sd"] = ensemble.var(-1, correction=0).sqrt().sum()
             if returns.shape[-1] > 1:
                 added["wasserstein_1"] = wasserstein_1(ensemble, returns).sum()

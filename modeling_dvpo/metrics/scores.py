@@ -117,9 +117,12 @@ def auc(values: Tensor, flags: Tensor) -> float:
 
 
 def value_auc(
-    values: Sequence[Tensor], flags: Tensor, percents: Sequence[int] = (25, 50, 75, 100)
+    values: Sequence[Tensor], flags: Tensor, percents: Sequence[int] = (0, 25, 50, 75, 100)
 ) -> dict[int, float]:
     """`auc` of the value after x % of the response against its success: how early a critic tells right from wrong.
+
+    At 0 % it is that of the prompt alone, which knows how hard the prompt is and nothing of the response: what the
+    others are to be held against.
 
     Args:
         values: of each response, (S,) values of its states in order: before the first token, after it, and so on to
@@ -202,7 +205,8 @@ def pinball_loss(quantiles: Tensor, returns: Tensor, levels: Tensor | None = Non
 def crps(quantiles: Tensor, returns: Tensor) -> Tensor:
     """Continuous ranked probability score of the M atoms, exact: E|Z − y| − ½ E|Z − Z'|, mean over K.
 
-    ∫ (F_Z(x) − 1{y ≤ x})² dx in the return's own units; lower is better; the absolute error for M = 1. For atoms at
+    ∫ (F_Z(x) − 1{y ≤ x})² dx in the return's own units; lower is better; the absolute error for M = 1 (see
+    `two_valued.as_distribution` for what else a single number may say). For atoms at
     the midpoint levels it is exactly twice the pinball loss of the sorted quantiles, which is how it is computed.
 
     Args:

@@ -8,6 +8,7 @@ import torch
 
 from modeling_dvpo.metrics.report import MEANINGS
 from modeling_dvpo.training import train_critic, train_dvpo
+from modeling_dvpo.training.algorithms.held_out import OF_PROMPTS
 from modeling_dvpo.training.run.metric_meanings import CRITIC_METRICS, POLICY_METRICS
 from modeling_dvpo.training.tasks import arithmetic, imitation
 
@@ -24,8 +25,9 @@ def inputs(tmp_path):
     tokenizer.save_pretrained(tmp_path / "policy")
     problems = arithmetic.distinct_problems(4, seed=0, domain="single_digits", held_out=True)
     rows = [
-        {"prompt": problem.prompt, "completion": problem.solution, "reward": place % 2}
-        for place, problem in enumerate(problems)
+        {"prompt": problem.prompt, "completion": problem.solution, "reward": reward}
+        for problem in problems
+        for reward in (0, 1)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
@@ -46,7 +48,7 @@ def test_of_a_critic(inputs):
     found = [logged(train_critic, inputs, eval_dataset=inputs / "rows.jsonl", value_head_type=kind) for kind in kinds]
     assert found[1] - found[0] == {"cross_entropy", "clipped"}
     names = set.union(*found)
-    assert names == CRITIC_METRICS.keys() | {f"eval_{name}" for name in (*HELD_OUT, "rows", "prompts")}
+    assert names == CRITIC_METRICS.keys() | {f"eval_{name}" for name in (*HELD_OUT, *OF_PROMPTS, "rows", "prompts")}
 
 
 def test_of_a_policy_and_its_critic(inputs):

@@ -162,6 +162,10 @@ class TestCriticCard:
         )
         assert row(card, "explained variance ↑")[1:3] == ["0.310", "0"]
         assert row(card, "PIT distance ↓")[1:3] == ["0.0200", ""]
+        assert row(card, "pairs in order ↑")[1:3] == ["0.840 [0.800, 0.880]", ""]
+        assert row(card, "explained variance within a prompt ↑")[1] == "0.120 [-0.0100, 0.200]"
+        assert row(card, "AUC of the prompt alone ↑")[1] == "0.700" and "AUC after 50 %" in card
+        assert "In brackets: 95 % intervals over prompts." in section(card, "results")
         assert row(card, "`level=hard`") == ["`level=hard`", "120", "0.400"]
         assert "Against 64 Monte-Carlo continuations from each state" in card
         assert "**not** the data it was trained for" in card
@@ -208,7 +212,13 @@ class TestCriticCard:
         # undefined on the one set, not measured on the other
         assert ("someone/scored-answers", "wasserstein_1") not in results
         assert ("states-64-runs-each", "crps") not in results
-        assert len(results) == 8
+        assert len(results) == 11
+
+    def test_pairs_in_order_of_training_have_their_interval(self, tmp_path):
+        order = {"ranking_accuracy": 0.9, "ranking_accuracy_low": 0.85, "ranking_accuracy_high": 0.95}
+        training = {**TRAINING, "evaluation": {**TRAINING["evaluation"], **order}}
+        card = critic_card(save_critic(tmp_path / "critic", training))
+        assert row(card, "pairs in order ↑")[1] == "0.900 [0.850, 0.950]" and "ranking_accuracy" not in card
 
     def test_metrics_of_training_stand_in_for_an_evaluation(self, critic):
         card = critic_card(critic)

@@ -241,7 +241,16 @@ class TestEvaluation:
 
 class TestHistory:
     @pytest.mark.parametrize(
-        ("metric", "best"), [("explained_variance", 20), ("crps", 10), ("mae", None), ("something", None)]
+        ("metric", "best"),
+        [
+            ("explained_variance", 20),
+            ("crps", 10),
+            ("mae", None),
+            ("something", None),
+            # of a set with one completion a prompt, where training falls back, too
+            ("ranking_accuracy", 20),
+            ("explained_variance_within", 20),
+        ],
     )
     def test_best_step(self, metric, best, tmp_path):
         lines = [

@@ -22,31 +22,12 @@ from modeling_dvpo.metrics import FOLDER, metric_names, metric_path
 from modeling_dvpo.metrics.report import critic_report
 
 # References of these are flags, one a row; the others' are returns, or there are none.
-FLAGGED = {"value_auc", "ensemble_disagreement"}
-WITH_SCALAR = {"crps", "pinball", "explained_variance", "value_auc"}
+FLAGGED = {"value_auc", "ensemble_disagreement", "ranking_accuracy"}
+WITH_SCALAR = {"crps", "pinball", "explained_variance", "value_auc", "ranking_accuracy"}
 WITH_TRAINING = {"crps", "pinball", "wasserstein", "interval_coverage", "pit_histogram"}
 NAMES = sorted(FLAGGED | WITH_SCALAR | WITH_TRAINING | {"quantile_crossing"})
 
 few = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-def load(tmp_path):
-    """A metric whose rows are kept under the test's own directory."""
-
-    def load(name, kind="states", **settings):
-        kind = "responses" if name == "value_auc" else kind
-        return evaluate.load(metric_path(name), kind, cache_dir=str(tmp_path), **settings)
-
-    return load
-
-
-@pytest.fixture
-def score(load):
-    """What a metric says of these predictions and references."""
-    return lambda name, predictions, references, **options: load(name).compute(
-        predictions=predictions, references=references, **options
-    )
 
 
 def responses(seed, lengths, heads=3, quantiles=6, continuations=1):
@@ -68,6 +49,8 @@ def rows_for(name, data):
     rows = {"predictions": [row.tolist() for row in predicted]}
     if name != "quantile_crossing":
         rows["references"] = flags if name in FLAGGED else [row.tolist() for row in returns]
+    if name == "ranking_accuracy":
+        rows["groups"] = [f"of {len(row)}" for row in predicted]
     options = {}
     if name in WITH_SCALAR:
         options["scalar_values"] = values
@@ -445,8 +428,10 @@ class TestFolders:
         report = load(name, "responses").compute(**rows, **options)
         card = (FOLDER / name / "README.md").read_text()
         # of value_auc_25, _50, ... and coverage_50, ... only the first is spelled out
-        first = "_25" if name == "value_auc" else "_50"
-        for figure in {re.sub(r"_(25|50|75|80|90|100)\b|_(25|50|75|80|90|100)(?=_)", first, key) for key in report}:
+        first = "_0" if name == "value_auc" else "_50"
+        for figure in {
+            re.sub(r"_(0|25|50|75|80|90|100)\b|_(0|25|50|75|80|90|100)(?=_)", first, key) for key in report
+        }:
             assert f"`{figure}`" in card and re.search(rf"\b{figure}\b", load(name).inputs_description)
 
     def test_card_is_a_spaces_and_its_example_runs(self, name, tmp_path):

@@ -133,7 +133,7 @@ class TestValueAuc:
 
     def test_one_state_is_taken_at_every_percent(self):
         assert value_auc([torch.tensor([1.0]), torch.tensor([0.0])], [True, False]) == dict.fromkeys(
-            (25, 50, 75, 100), 1.0
+            (0, 25, 50, 75, 100), 1.0
         )
 
     def test_errors(self):

@@ -20,7 +20,7 @@ from modeling_dvpo.inference import sampling
 from modeling_dvpo.inference.scoring import score_completions
 from modeling_dvpo.metrics.report import critic_report
 from modeling_dvpo.metrics.scores import constant_quantiles
-from modeling_dvpo.training.errors import ConfigError, RolloutError
+from modeling_dvpo.training.errors import ConfigError, RewardDataError, RolloutError
 from modeling_dvpo.training.evaluation import evaluator
 from modeling_dvpo.training.evaluation.predictions import Predictor
 
@@ -145,7 +145,7 @@ class TestRewardSets:
             for who in ("critic", "scalar"):
                 quantiles, returns = by_hand(inputs, who, name)
                 expected = critic_report(quantiles, returns, tolerance=0.1)
-                found = {n: value for n, value in one["metrics"][who].items() if "auc" not in n}
+                found = {n: one["metrics"][who][n] for n in expected}
                 assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
             assert one["states"] == len(returns)
 
@@ -170,7 +170,7 @@ class TestRewardSets:
             ["far", "out", str(inputs / "far.jsonl"), 10, "returns", None],
         ]
         assert {"domain=sums", "domain=words"} < found["sets"][0]["subsets"].keys()
-        assert {f"value_auc_{p}" for p in (25, 50, 75, 100)} < found["sets"][0]["metrics"]["critic"].keys()
+        assert {f"value_auc_{p}" for p in (0, 25, 50, 75, 100)} < found["sets"][0]["metrics"]["critic"].keys()
 
     def test_files(self, rewarded):
         found, folder = rewarded
@@ -206,6 +206,65 @@ class TestRewardSets:
         with pytest.warns(UserWarning, match="gamma is 1.0, and the critic was trained on returns of gamma 0.9"):
             assert run(tmp_path / "other", settings, gamma=1.0)["gamma"] == 1.0
         assert found["sets"][0]["metrics"]["critic"] != read(tmp_path / "other")["sets"][0]["metrics"]["critic"]
+
+
+def stated(text):
+    """The number that a response of `reward_rows` ends with, None where it is odd."""
+    number = int(text.rstrip(".").split()[-1])
+    return None if number % 2 else number
+
+
+class TestBestOfN:
+    def test_of_a_reward_set(self, inputs, tmp_path):
+        """Two responses to each of twelve prompts: critics, policy, length and vote choose, and order pairs."""
+        settings = {**rewarded_by(inputs), "policy": inputs / "policy", "answer_func": f"{__name__}:stated"}
+        found = run(tmp_path / "run", settings)["sets"][0]
+        judged, rows = found["best_of_n"], read_rows(inputs / "held_out.jsonl")
+        assert (judged["responses"], judged["prompts"], judged["left_out"]) == (2, 12, 0)
+        assert judged["ways"].keys() == {
+            "chance", "critic, mean", "critic, cvar=0.5", "critic, cvar=0.1", "scalar, mean", "likelihood", "shortest",
+            "majority vote", "majority vote, weighted by critic", "best there is",
+        }  # fmt: skip
+        rewards = torch.tensor([row["reward"] for row in rows]).reshape(-1, 2)
+        assert judged["ways"]["chance"]["reward"]["2"][0] == pytest.approx(rewards.mean().item())
+        assert judged["ways"]["best there is"]["reward"]["2"][0] == pytest.approx(rewards.amax(1).mean().item())
+        quantiles, _ = by_hand(inputs, "critic", "held_out.jsonl")
+        tokenizer = tiny_tokenizer._get_wrapped_function()()
+        lengths = [len(tokenizer(row["completion"], add_special_tokens=False).input_ids) + 1 for row in rows]
+        last = quantiles.mean((-2, -1))[torch.tensor(lengths).cumsum(0) - 1].reshape(-1, 2)
+        chosen = rewards.gather(1, last.argmax(1, keepdim=True))
+        assert judged["ways"]["critic, mean"]["reward"]["2"][0] == pytest.approx(chosen.mean().item())
+        assert judged["ways"]["critic, mean"]["order"][0] == found["metrics"]["critic"]["ranking_accuracy"]
+        low, high = found["intervals"]["critic"]["ranking_accuracy"]
+        assert judged["ways"]["critic, mean"]["order"][1:] == [low, high]
+        # one response says the better, or the other says nothing: the vote is for what is said
+        said = [[stated(row["completion"]) for row in rows[start : start + 2]] for start in range(0, 24, 2)]
+        voted = [
+            own[1 if first is None and second is not None else 0]
+            for (first, second), own in zip(said, rewards, strict=True)
+        ]
+        assert judged["ways"]["majority vote"]["reward"]["2"][0] == pytest.approx(torch.stack(voted).mean().item())
+        page = (tmp_path / "run" / "evaluation.md").read_text()
+        assert "2 responses to each of 12 prompts" in page and "| likelihood |" in page and "within prompts" in page
+
+    def test_likelihoods_that_the_set_has(self, inputs, tmp_path):
+        """Lists or sums of the log-probabilities that sampling saw; a policy that is given is asked itself."""
+        rows = read_rows(inputs / "held_out.jsonl")
+        for place, row in enumerate(rows):
+            row["logprobs"] = [-float(place % 2), -0.5]
+        write_rows(tmp_path / "set.jsonl", rows)
+        settings = {"critic": inputs / "critic", "dataset": tmp_path / "set.jsonl"}
+        found = run(tmp_path / "run", settings)["sets"][0]["best_of_n"]["ways"]["likelihood"]
+        first = sum(row["reward"] for row in rows[::2]) / 12  # of each two the first is likelier
+        assert found["reward"]["2"][0] == pytest.approx(first)
+        asked = run(tmp_path / "asked", settings, policy=inputs / "policy")["sets"][0]["best_of_n"]["ways"]
+        assert asked["likelihood"]["order"] != found["order"]
+
+    def test_log_probabilities_of_another_form_are_not_read(self, inputs, tmp_path):
+        rows = read_rows(inputs / "held_out.jsonl")
+        write_rows(tmp_path / "set.jsonl", [{**row, "logprobs": {"content": []}} for row in rows])
+        found = run(tmp_path / "run", {"critic": inputs / "critic", "dataset": tmp_path / "set.jsonl"})
+        assert "likelihood" not in found["sets"][0]["best_of_n"]["ways"]
 
 
 class TestMonteCarlo:
@@ -291,10 +350,11 @@ def test_two_ranks(inputs, tmp_path, kind, request):
         ({"dataset": ["a.jsonl"], "out_of_domain": ["b/a.parquet"]}, "Two sets are called 'a'"),
         ({"dataset": ["a?=x.jsonl"]}, "gives the name 'a\\?': a name has letters, digits"),
         ({"dataset": ["a="]}, "names a set and does not say where it is"),
-        ({"policy": "policy"}, "policy is given, and nothing for it to answer: give prompts"),
+        ({"policy": "policy", "dataset": None}, "policy is given, and nothing for it to answer or to have written"),
         ({"prompts": ["p.jsonl"]}, "prompts are given, and no policy that could answer them"),
         ({"prompts": ["p.jsonl"], "policy": "policy"}, "needs rewards of what the policy samples: give reward_funcs"),
         ({"num_continuations": 1}, "num_continuations is 1: one return says little"),
+        ({"answer_func": "no_module:answer"}, "The answer function 'no_module:answer' cannot be imported"),
         ({"gamma": 1.5}, "gamma is 1.5; it must be between 0 and 1"),
         ({"max_tokens_per_device": 20}, "max_tokens_per_device is 20, and the longest row of 'held_out' has"),
         ({"scalar_critic_revision": "main"}, "no scalar_critic to be a revision of"),
@@ -306,7 +366,7 @@ def test_two_ranks(inputs, tmp_path, kind, request):
 def test_refused_before_any_work(inputs, tmp_path, change, message):
     settings = {"critic": "critic", "dataset": inputs / "held_out.jsonl", **change}
     models = {name: inputs / settings[name] for name in ("critic", "scalar_critic", "policy") if settings.get(name)}
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, RewardDataError), match=message):
         run(tmp_path / "run", settings, **models)
     assert not (tmp_path / "run").exists()
 

@@ -17,7 +17,7 @@ from ..run.arguments import (
     require_not_negative,
     require_positive,
 )
-from .held_out import BEST_METRICS
+from .held_out import BEST_METRICS, FALLBACK
 from .targets import RETURNS
 
 
@@ -77,7 +77,11 @@ class TrainingArguments(RunArguments):
     max_steps: int = option(-1, "Optimizer steps; replaces num_train_epochs when positive.")
     rows_per_step: int = option(64, "Rows of one optimizer step, over all ranks and micro-batches.")
     heads_learning_rate: float | None = option(None, "Peak rate of the heads; 10 times learning_rate by default.")
-    best_metric: str = option("explained_variance", f"Chooses best/: {', '.join(BEST_METRICS)}.")
+    best_metric: str = option(
+        "explained_variance_within",
+        f"Chooses best/: {', '.join(BEST_METRICS)}; the first two need several completions of a prompt, and without "
+        f"them {FALLBACK} chooses.",
+    )
 
     def __post_init__(self):
         super().__post_init__()

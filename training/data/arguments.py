@@ -42,6 +42,9 @@ class RewardDataArguments:
     completion_ids_column: str = option(
         "completion_ids", "Tokens that it sampled, its end token included; with the former they replace tokenisation."
     )
+    logprobs_column: str = option(
+        "logprobs", "Log-probabilities of the completion's tokens under its policy, where the column exists."
+    )
     subset_column: str | None = option(None, "Label (a domain, say) carried through to evaluation.")
     max_length: int | None = option(None, "Longest row in tokens; the model's context by default.")
     drop_long_rows: bool = option(False, "Drop rows longer than `max_length` instead of refusing the set.")

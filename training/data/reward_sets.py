@@ -7,6 +7,7 @@ look like, and every error, is in `docs/reward_sets.md`.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +34,8 @@ COLUMNS = {
     "prompt_id": Value("string"),
     "truncated": Value("bool"),
 }
+# log-probability of the row's action tokens under the policy that wrote them, where the set says it
+LIKELIHOOD = "log_likelihood"
 
 # kind -> (what is wrong with the rows, what is needed and what to do)
 PROBLEMS = {
@@ -139,6 +142,7 @@ def load_reward_data(
         prompt_id        equal for equal prompts
         truncated        the completion was cut by the length limit
         subset           label; only with `subset_column`
+        log_likelihood   sum of the row's `logprobs_column`; only where the set has one
 
     Raises:
         RewardDataError: the set, or its tokenizer, cannot be trained on.
@@ -210,6 +214,10 @@ def _read(
     numbers = (args.reward_column, args.chosen_score_column, args.rejected_score_column, args.truncated_column)
     raw = read_rows(name, split, config=args.dataset_config, text_columns=text_columns, number_columns=numbers)
     to_rows = row_reader(args, raw.column_names)
+    features = COLUMNS | ({"subset": Value("string")} if args.subset_column is not None else {})
+    logprobs = args.logprobs_column if args.logprobs_column in raw.column_names else None
+    if logprobs:
+        features[LIKELIHOOD] = Value("float64")
     rows = tokenised(
         raw,
         partial(
@@ -222,8 +230,9 @@ def _read(
             vocab_size=model_config.get_text_config().vocab_size if model_config else None,
             with_rewards=not args.reward_funcs,
             with_subset=args.subset_column is not None,
+            logprobs=logprobs,
         ),
-        COLUMNS if args.subset_column is None else COLUMNS | {"subset": Value("string")},
+        features,
         parts=to_rows,
         rows_of=rows_of,
         problems=PROBLEMS,
@@ -240,16 +249,33 @@ def _read(
 
 
 def _columns(
-    row: Row, *, tokenize: CompletionTokenizer, vocab_size: int | None, with_rewards: bool, with_subset: bool
+    row: Row,
+    *,
+    tokenize: CompletionTokenizer,
+    vocab_size: int | None,
+    with_rewards: bool,
+    with_subset: bool,
+    logprobs: str | None,
 ) -> dict[str, Any]:
     tokens, rewards = row_tokens(row, tokenize, vocab_size=vocab_size, with_rewards=with_rewards)
-    return {
+    columns = {
         "input_ids": tokens.input_ids,
         "completion_mask": tokens.actions,
         "rewards": rewards,
         "prompt_id": row.prompt_id(),
         "truncated": row.truncated,
-    } | ({"subset": row.subset} if with_subset else {})
+    }
+    if with_subset:
+        columns["subset"] = row.subset
+    if logprobs:
+        columns[LIKELIHOOD] = _total(row.extra[logprobs])
+    return columns
+
+
+def _total(logprobs: Any) -> float:
+    """A number, or the sum of a list of them; NaN for other forms, which only evaluation would have a use for."""
+    numbers = logprobs if isinstance(logprobs, list) and logprobs else [logprobs]
+    return math.fsum(numbers) if all(isinstance(number, float | int) for number in numbers) else math.nan
 
 
 def _score_problem(score: float | None) -> str:

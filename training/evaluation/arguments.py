@@ -31,6 +31,9 @@ class EvaluationArguments:
     right_above: float | None = option(
         None, "A response is right where its reward is above this; by default the midpoint, where rewards are two."
     )
+    answer_func: str | None = option(
+        None, "Function, `package.module:function`, from a response's text to its answer or None: adds majority vote."
+    )
     max_tokens_per_device: int = option(8192, "Tokens of one forward pass, padding included; the memory setting.")
     states_per_part: int = option(16384, "States whose predictions are kept in one file: what a kill can cost.")
     bf16: bool = option(False, "Compute in bfloat16: critics over float32 weights, a policy with bfloat16 ones.")
@@ -77,9 +80,11 @@ class SetArguments(RewardDataArguments):
 
 @dataclass(kw_only=True)
 class MonteCarloArguments(RolloutArguments):
-    """Truth from many continuations of the same states."""
+    """The policy whose responses the critic judges, and truth from many continuations of the same states."""
 
-    policy: str | None = option(None, "Policy whose returns the critic predicts: it is sampled from.")
+    policy: str | None = option(
+        None, "Policy whose returns the critic predicts: sampled from `prompts`, and how likely it holds reward sets."
+    )
     policy_revision: str | None = option(None, "Branch, tag or commit of a Hub policy.")
     policy_gguf_file: str | None = option(None, "GGUF file there that holds the policy, or an adapter's base.")
     prompts: list[str] = option([], "Prompt sets like the critic's training set; each `name=where`, or only where.")
@@ -147,8 +152,11 @@ def named_sets(data: SetArguments, sampling: MonteCarloArguments) -> list[NamedS
     sampled = any(one.kind == "monte_carlo" for one in sets)
     if sampled and not sampling.policy:
         raise ConfigError("prompts are given, and no policy that could answer them: give policy.")
-    if sampling.policy and not sampled:
-        raise ConfigError("policy is given, and nothing for it to answer: give prompts or out_of_domain_prompts.")
+    if sampling.policy and not sets:
+        raise ConfigError(
+            "policy is given, and nothing for it to answer or to have written: give prompts or out_of_domain_prompts, "
+            "or dataset or out_of_domain."
+        )
     if sampled and not data.reward_funcs:
         raise ConfigError("Monte-Carlo truth needs rewards of what the policy samples: give reward_funcs.")
     for name, what in (("policy_revision", "be a revision of"), ("policy_gguf_file", "be a file of")):

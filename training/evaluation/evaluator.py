@@ -4,8 +4,9 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from modeling_dvpo.critic.losses import TERMS
-from modeling_dvpo.metrics.scores import constant_quantiles
 from modeling_dvpo.ranks import barrier, is_main, world_size
 
 from ..algorithms.targets import dataset_returns
@@ -18,7 +19,7 @@ from ..models.critics import load_config_and_tokenizer, load_critic
 from ..models.files import files_of
 from ..models.policies import base_of, load_policy
 from ..models.records import versions
-from ..rewards.functions import load_reward_function, reward_names
+from ..rewards.functions import import_function, load_reward_function, reward_names
 from ..rollouts.samples import Scorer
 from ..run.directory import claim_run_directory
 from .arguments import (
@@ -31,11 +32,12 @@ from .arguments import (
 )
 from .document import as_markdown
 from .figures import draw
+from .likelihood import Likelihood
 from .measure import measure
 from .monte_carlo import MonteCarlo
 from .parts import Parts, cut
 from .predictions import Predictor
-from .sets import EvaluationSet, reward_set
+from .sets import EvaluationSet, recorded_likelihood, response_texts, reward_set
 from .sources import (
     digest_of_rows,
     discount,
@@ -56,6 +58,7 @@ class Evaluation:
         self.settings, self.device = settings, device
         self.folder = Path(args.output_dir)
         # Configs, then data, then weights: bad input is named as early as it can be.
+        self.answer_of = import_function(args.answer_func, "answer function") if args.answer_func else None
         self.find_critics()
         self.gamma = discount(self.configs["critic"], args.gamma)
         self.rows = {one: self.load_rows(one) for one in sets if one.kind == "returns"}
@@ -66,7 +69,8 @@ class Evaluation:
         score = self.load_scorer() if self.prompts else None
         self.sets = sets
         self.critics = {who: load_critic(source) for who, source in self.sources.items()}
-        self.sampler = self.load_sampler(score) if score else None
+        self.policy = load_policy(self.policy_source).requires_grad_(False) if sampling.policy else None
+        self.sampler = self.make_sampler(score) if score else None
 
     def find_critics(self) -> None:
         args = self.args
@@ -117,10 +121,9 @@ class Evaluation:
         functions = [load_reward_function(name) for name in self.data_args.reward_funcs]
         return Scorer(dict(zip(reward_names(functions), functions, strict=True)), self.data_args.reward_weights, ())
 
-    def load_sampler(self, score: Scorer) -> MonteCarlo:
-        policy = load_policy(self.policy_source).requires_grad_(False)
+    def make_sampler(self, score: Scorer) -> MonteCarlo:
         options = {"gamma": self.gamma, "seed": self.args.seed}
-        return MonteCarlo(policy, self.policy_tokenizer, score, self.sampling, **options)
+        return MonteCarlo(self.policy, self.policy_tokenizer, score, self.sampling, **options)
 
     def run(self) -> None:
         args = self.args
@@ -134,29 +137,47 @@ class Evaluation:
         if not self.draws:
             self.say("There will be no figures: matplotlib is not installed (pip install matplotlib).")
         self.files = {who: files_of(source) for who, source in self.sources.items()}
-        sets = [self.reward_set(one) for one in self.rows] + self.sampled_sets()
+        sets = [self.reward_set(one) for one in self.rows]
+        likelihoods = {data.named: recorded_likelihood(data) for data in sets}
+        if self.policy is not None:
+            self.policy.to(self.device)
+            if self.args.bf16:
+                self.policy.bfloat16()
+            files, _ = files_of(self.policy_source)
+            likelihoods |= {data.named: self.likelihood(data, files) for data in sets if data.has_several}
+            sets += self.sampled_sets(files)
+            self.policy.to("cpu")  # makes room for the critics
         sets = sorted(sets, key=lambda data: self.sets.index(data.named))
         found = self.predict(sets)
-        measured = [self.measured(data, *found[data.named]) for data in sets]
+        measured = [self.measured(data, *found[data.named], likelihoods.get(data.named)) for data in sets]
         if is_main():
             self.write(measured)
 
     def reward_set(self, named: NamedSet) -> EvaluationSet:
         return reward_set(named, self.rows[named], self.gamma, self.data_args.subset_column)
 
-    def sampled_sets(self) -> list[EvaluationSet]:
+    def sampled_sets(self, policy_files: dict[str, str]) -> list[EvaluationSet]:
         if self.sampler is None:
             return []
-        policy, sampler = self.sampler.policy.to(self.device), self.sampler
-        if self.args.bf16:
-            policy.bfloat16()
-        files, _ = files_of(self.policy_source)
-        sets = [
-            sampler.sample(named, prompts, self.parts_folder(named), {"policy": files}, self.data_args.subset_column)
+        sampler, facts, subset_column = self.sampler, {"policy": policy_files}, self.data_args.subset_column
+        return [
+            sampler.sample(named, prompts, self.parts_folder(named), facts, subset_column)
             for named, prompts in self.prompts.items()
         ]
-        policy.to("cpu")  # makes room for the critics
-        return sets
+
+    def likelihood(self, data: EvaluationSet, policy_files: dict[str, str]) -> torch.Tensor:
+        """(R,) log-probability of each response under the policy."""
+        read = Likelihood(self.policy, self.tokenizer, max_tokens=self.args.max_tokens_per_device, device=self.device)
+        parts = Parts(
+            self.parts_folder(data.named), "likelihood", {"policy": policy_files, "rows": digest_of_rows(data.rows)}
+        )
+        cuts = cut(data.states.tolist(), self.args.states_per_part)
+        parts.fill(
+            len(cuts),
+            lambda number: {"likelihood": read([data.rows[i] for i in cuts[number]])},
+            f"{data.named.name}: policy",
+        )
+        return torch.cat([parts.load(number)["likelihood"] for number in range(len(cuts))])
 
     def parts_folder(self, named: NamedSet) -> Path:
         return self.folder / "parts" / named.name
@@ -187,15 +208,22 @@ class Evaluation:
             critic.to("cpu")
         return found
 
-    def measured(self, data: EvaluationSet, rows: list[range], predictions: dict[str, Parts]) -> dict:
-        returns = data.returns if self.training_returns is None else self.training_returns
-        constant = constant_quantiles(returns, self.configs["critic"].num_quantiles)
+    def measured(
+        self,
+        data: EvaluationSet,
+        rows: list[range],
+        predictions: dict[str, Parts],
+        likelihood: torch.Tensor | None,
+    ) -> dict:
         right = data.right(self.args.right_above)
         if right is None:
             self.say(
                 f"{data.named.name}: its rewards do not say which responses are right and which are wrong, so there "
                 "is no AUC; right_above can say."
             )
+        answers = None
+        if self.answer_of and data.has_several:
+            answers = [self.answer_of(text) for text in response_texts(data.rows, self.tokenizer)]
         return {
             "name": data.named.name,
             "domain": data.named.domain,
@@ -205,7 +233,16 @@ class Evaluation:
             "states": len(data.returns),
             "truth": data.named.kind,
             "continuations": data.returns.shape[1] if data.returns.dim() == 2 else None,
-            **measure(data, rows, predictions, self.configs, constant, right),
+            **measure(
+                data,
+                rows,
+                predictions,
+                self.configs,
+                self.training_returns,
+                right,
+                others={} if likelihood is None else {"likelihood": likelihood},
+                answers=answers,
+            ),
         }
 
     def write(self, sets: list[dict]) -> None:

@@ -34,6 +34,7 @@ def draw(evaluation: dict, folder: Path) -> dict[str, str]:
         "pit": Drawing(_pit, lambda one: "pit_histogram" in one, (3.6, 3.1), {"sharey": True}),
         "by_position": Drawing(_values, _has_right_and_wrong, (4.2, 3.1), {"sharey": True}),
         "explained_variance": Drawing(_explained, lambda one: True, (4.2, 3.1), {"sharey": True}),
+        "best_of_n": Drawing(_best_of_n, lambda one: "best_of_n" in one, (4.2, 3.1), {}),
         "coverage": Drawing(_coverage, lambda one: one["coverage_interval"], (4.6, 1.1 + 0.32 * most_groups), {}),
         "loss_terms": Drawing(
             lambda axes, one: _terms(axes, one, weights), lambda one: one["loss_terms"], (4.2, 3.1), {"sharex": True}
@@ -69,7 +70,13 @@ def _figure(sets: list[dict], drawing: Drawing):
     # the same thing in several panels stands in the legend once
     named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if named:
-        legend: dict[str, Any] = {"loc": "outside lower center", "ncols": len(named), "frameon": False, "fontsize": 9}
+        # three to a panel's width
+        legend: dict[str, Any] = {
+            "loc": "outside lower center",
+            "ncols": min(len(named), 3 * columns),
+            "frameon": False,
+            "fontsize": 9,
+        }
         figure.legend(named.values(), named.keys(), **legend)
     return figure
 
@@ -128,6 +135,33 @@ def _line(axes, one: dict, name: str, **style) -> None:
         return
     middles = [(row["from"] + row["to"]) / 2 for row in rows]
     axes.plot(middles, [row[name] for row in rows], **{"ms": 4, "lw": 1.3, **style})
+
+
+# what the critic's picks are held against, and what it is: as few lines as tell the story
+PICKED = {
+    "chance": {"color": IDEAL, "ls": "--", "label": "chance"},
+    "shortest": {"color": "#E69F00", "marker": "v", "label": "shortest"},
+    "likelihood": {"color": GREEN, "marker": "s", "label": "likelihood"},
+    "majority vote": {"color": "#CC79A7", "marker": "^", "label": "majority vote"},
+    "scalar, mean": {"color": VERMILION, "marker": "D", "ls": ":", "label": "scalar critic"},
+    "critic, mean": {"color": BLUE, "marker": "o", "label": "critic"},
+    "best there is": {"color": "0.6", "ls": ":", "label": "best there is"},
+}
+
+
+def _best_of_n(axes, one: dict) -> None:
+    ways = one["best_of_n"]["ways"]
+    for way, style in PICKED.items():
+        if way not in ways:
+            continue
+        sizes = [int(size) for size in ways[way]["reward"]]
+        means, low, high = zip(*ways[way]["reward"].values(), strict=True)
+        axes.plot(sizes, means, **{"ms": 4, "lw": 1.3, **style})
+        if way == "critic, mean":
+            axes.fill_between(sizes, low, high, color=style["color"], alpha=0.15, lw=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, sizes)
+    axes.set(xlabel="n responses to choose from", ylabel="mean reward of the chosen")
 
 
 def _coverage(axes, one: dict) -> None:

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeling_dvpo.metrics.ranking import group_numbers
 from modeling_dvpo.metrics.scores import position_bins
 
 from ..algorithms.targets import dataset_returns
+from ..data.reward_sets import LIKELIHOOD
 from .arguments import NamedSet
 
 LENGTH = "tokens"
@@ -50,6 +52,11 @@ class EvaluationSet:
         """(S,) place of each state's response."""
         return torch.arange(len(self.states)).repeat_interleave(self.states)
 
+    @property
+    def has_several(self) -> bool:
+        """Whether these are whole responses, several of them to one prompt."""
+        return self.returns.dim() == 1 and len(set(self.prompts)) < len(self.prompts)
+
     def positions(self, bins: int) -> Tensor:
         """(S,) which of `bins` equal parts of its response each state is in; see `position_bins`."""
         first = self.actions.cumsum(0) - self.actions
@@ -57,8 +64,7 @@ class EvaluationSet:
 
     def unit_of_state(self) -> Tensor:
         """(S,) number of each state's prompt: states of one prompt are not independent."""
-        number = {prompt: place for place, prompt in enumerate(dict.fromkeys(self.prompts))}
-        return torch.tensor([number[prompt] for prompt in self.prompts])[self.row_of_state]
+        return group_numbers(self.prompts)[self.row_of_state]
 
     def right(self, above: float | None) -> Tensor | None:
         """(R,) whether each response's reward is above this; by default above the midpoint of the two there are.
@@ -89,6 +95,20 @@ def reward_set(named: NamedSet, rows, gamma: float, subset_column: str | None) -
         prompts=rows["prompt_id"][:],
         labels={subset_column: [str(label) for label in rows["subset"]]} if subset_column else {},
     )
+
+
+def recorded_likelihood(data: EvaluationSet) -> Tensor | None:
+    """(R,) what the set itself says of each response's log-probability; None where it does not, or not of all."""
+    if LIKELIHOOD not in data.rows[0]:
+        return None
+    found = torch.tensor([row[LIKELIHOOD] for row in data.rows], dtype=torch.float64)
+    return None if found.isnan().any() else found
+
+
+def response_texts(rows: Sequence[dict], tokenizer) -> list[str]:
+    """Each response as text, without special tokens."""
+    actions = [[t for t, own in zip(row["input_ids"], row["completion_mask"], strict=True) if own] for row in rows]
+    return tokenizer.batch_decode(actions, skip_special_tokens=True)
 
 
 def length_labels(actions: Tensor) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from transformers import set_seed
 
 from modeling_dvpo.metrics.report import CriticReport, discrete_tolerance
+from modeling_dvpo.metrics.two_valued import two_values
 from modeling_dvpo.ranks import is_main, rank, world_size
 
 from ..algorithms.advantages import ALGORITHMS, group_advantages
@@ -233,7 +234,9 @@ class DVPOTrainer:
         report = None
         if self.critic and (step % self.args.logging_steps == 0 or step == self.args.max_steps):
             rewards = torch.tensor([sample.reward for sample in samples])
-            report = CriticReport(rewards, tolerance=discrete_tolerance(rewards))
+            # a penalty in the reward makes many values of two
+            values = () if self.algorithm_args.kl == "reward" else two_values(returns)
+            report = CriticReport(rewards, tolerance=discrete_tolerance(rewards), values=values)
         policy_learns = step > self.critic_warmup_steps
         mini_batches = self.lay_out(samples, seed=seed_of(self.args.seed, step))
         metrics = sample_metrics(samples)

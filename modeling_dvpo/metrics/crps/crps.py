@@ -8,7 +8,8 @@ from modeling_dvpo.metrics.scores import crps
 DESCRIPTION = """
 How far predicted distributions are from the returns: ∫ (F(x) − 1{y ≤ x})² dx of the M quantiles as equally weighted
 atoms, exact for the distribution of these atoms; in the reward's units, lower is better. A scalar critic's is its mean
-absolute error. For one return a state it stays above 0 even for a perfect critic: compare critics with each other.
+absolute error, or, where returns take two values, that of the distribution of two points whose mean it is. For one
+return a state it stays above 0 even for a perfect critic: compare critics with each other.
 """
 
 RETURNS = """

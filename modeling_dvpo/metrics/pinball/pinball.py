@@ -9,7 +9,7 @@ DESCRIPTION = """
 How far each predicted quantile is from its place: the mean over levels of ρ_τ(y − q), ρ_τ(u) = u (τ − 1{u < 0}), which
 is lowest where q is the τ-quantile of the returns; in the reward's units, lower is better. Each quantile is taken at
 its own level, so crossings cost; without crossings it is half the CRPS. A scalar critic's is half its mean absolute
-error.
+error, or, where returns take two values, that of the distribution of two points whose mean it is.
 """
 
 RETURNS = """

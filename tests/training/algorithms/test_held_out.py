@@ -3,7 +3,11 @@ import torch
 from tiny_models import VOCABULARY, tiny_config
 
 from modeling_dvpo import AutoModelForDistributionalValue
+from modeling_dvpo.metrics.ranking import pairs_in_order
 from modeling_dvpo.metrics.report import critic_report
+from modeling_dvpo.metrics.resampling import bootstrap_interval
+from modeling_dvpo.metrics.variance_split import variance_split
+from modeling_dvpo.training.algorithms import held_out as module
 from modeling_dvpo.training.algorithms.held_out import evaluate, is_better
 from modeling_dvpo.training.algorithms.targets import dataset_returns
 from modeling_dvpo.training.data.packing import RewardCollator
@@ -32,19 +36,20 @@ def critic():
 def rows():
     generator = torch.Generator().manual_seed(1)
     rows = Rows()
-    for prompt, actions in [(2, 5), (3, 1), (1, 9), (4, 4), (2, 2)]:
+    for place, (prompt, actions) in enumerate([(2, 5), (3, 1), (1, 9), (4, 4), (2, 2)]):
         length = prompt + actions
         rewards = torch.zeros(length)
         rewards[-1] = torch.randn((), generator=generator)
         ids = torch.randint(3, VOCABULARY, (length,), generator=generator)
         mask = torch.arange(length) >= prompt
-        rows.append({"input_ids": ids, "completion_mask": mask, "rewards": rewards, "length": length})
+        row = {"input_ids": ids, "completion_mask": mask, "rewards": rewards, "length": length}
+        rows.append({**row, "prompt_id": f"prompt {place}"})
     return rows
 
 
-def run(critic, rows, *, packing, max_tokens):
+def run(critic, rows, *, packing, max_tokens, rank=0, world_size=1):
     collate = RewardCollator(packing=packing, pad_token_id=0)
-    layout = {"packing": packing, "max_tokens": max_tokens, "rank": 0, "world_size": 1}
+    layout = {"packing": packing, "max_tokens": max_tokens, "rank": rank, "world_size": world_size}
     return evaluate(critic, rows, dataset_returns(rows, GAMMA), collate, GAMMA, layout, torch.device("cpu"))
 
 
@@ -70,6 +75,58 @@ def test_equal_to_the_report_of_each_row_alone(critic, rows, packing, max_tokens
     found = run(critic, rows, packing=packing, max_tokens=max_tokens)
     assert critic.training
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_several_completions_of_a_prompt(critic, rows, packing):
+    """Their order by the value before the last token, and the variance within prompts; in whatever batches."""
+    several = Rows({**row, "prompt_id": name} for row, name in zip(rows, "abaab", strict=True))
+    assert "ranking_accuracy" not in run(critic, rows, packing=packing, max_tokens=12)
+    found = run(critic, several, packing=packing, max_tokens=12)
+    critic.eval()
+    with torch.no_grad():
+        outputs = [critic(row["input_ids"][None]).value[0] for row in rows]
+    critic.train()
+    values = [own[:-1][row["completion_mask"][1:]] for own, row in zip(outputs, rows, strict=True)]
+    last, rewards = torch.stack([own[-1] for own in values]), torch.stack([row["rewards"][-1] for row in rows])
+    pairs = pairs_in_order(last, rewards, torch.tensor([0, 1, 0, 0, 1]))
+    assert pairs.pairs.tolist() == [3, 1]
+    assert found["ranking_accuracy"] == pairs.accuracy()
+    assert (found["ranking_accuracy_low"], found["ranking_accuracy_high"]) == bootstrap_interval(*pairs)
+    states = torch.tensor([len(own) for own in values])
+    groups = torch.tensor([0, 1, 0, 0, 1]).repeat_interleave(states)
+    split = variance_split(torch.cat(values), dataset_returns(several, GAMMA), groups)
+    assert {name: found[name] for name in split} == pytest.approx(split, rel=1e-4, abs=1e-5)
+    between, within, share = split.values()
+    assert found["explained_variance"] == pytest.approx((1 - share) * between + share * within, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [12, 100])
+def test_ranks_do_not_matter(critic, rows, max_tokens, monkeypatch):
+    """Two ranks in turn, whose sums are added as the process group would; the second has a filler as its last batch,
+    which repeats a row that the first has."""
+    several = Rows({**row, "prompt_id": name} for row, name in zip(rows, "abaab", strict=True))
+    expected = run(critic, several, packing=True, max_tokens=max_tokens)
+    sent = []
+    monkeypatch.setattr(module, "sum_over_ranks", lambda tensor: (sent.append(tensor.clone()), tensor)[1])
+    run(critic, several, packing=True, max_tokens=max_tokens, rank=1, world_size=2)
+    sent = iter(sent)
+    monkeypatch.setattr(module, "sum_over_ranks", lambda tensor: tensor + next(sent))
+    found = run(critic, several, packing=True, max_tokens=max_tokens, world_size=2)
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6) and "ranking_accuracy" in found
+
+
+def test_completions_that_are_all_alike_order_nothing(critic, rows):
+    alike = Rows({**row, "prompt_id": "a", "rewards": torch.zeros_like(row["rewards"])} for row in rows)
+    assert "ranking_accuracy" not in run(critic, alike, packing=True, max_tokens=100)
+
+
+def test_a_set_without_the_metric_falls_back():
+    """One completion a prompt: the default would find nothing to choose by."""
+    better, worse = {"explained_variance": 0.5}, {"explained_variance": 0.4}
+    for metric in ("explained_variance_within", "ranking_accuracy"):
+        assert is_better(better, worse, metric) and not is_better(worse, better, metric)
+        assert is_better({**worse, metric: 0.7}, {**better, metric: 0.6}, metric)
 
 
 def test_the_better_report():

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from modeling_dvpo.training.evaluation.document import as_markdown, predictors_table
-from modeling_dvpo.training.evaluation.figures import _explained, draw
+from modeling_dvpo.training.evaluation.figures import _best_of_n, _explained, draw
 
 METRICS = {"explained_variance": 0.25, "crps": 0.1234, "coverage_50": 0.4, "coverage_80": 0.7, "coverage_90": 0.85}
 INTERVALS = {"50": [0.3, 0.5], "80": [0.6, 0.8], "90": [0.8, 0.9]}
@@ -22,7 +22,15 @@ def one_set(name="held-out", domain="in", **more):
         "continuations": None,
         "metrics": {"critic": METRICS, "scalar": {"explained_variance": -1.5, "crps": -1e-9}},
         "coverage_interval": INTERVALS,
-        "subsets": {"domain=a": {"rows": 7, "metrics": {"critic": METRICS}, "coverage_interval": INTERVALS}},
+        "intervals": {},
+        "subsets": {
+            "domain=a": {
+                "rows": 7,
+                "metrics": {"critic": METRICS},
+                "coverage_interval": INTERVALS,
+                "intervals": {},
+            }
+        },
         "reliability": [{"level": level / 20, "observed": level / 20} for level in range(1, 20)],
         "pit_histogram": [0.1] * 10,
         "by_position": [
@@ -75,12 +83,49 @@ def test_page():
     assert "subsets" not in as_markdown(evaluation(one_set(subsets={})))
 
 
-EVERY = ["reliability", "pit", "by_position", "explained_variance", "coverage", "loss_terms"]
+def test_pairs_in_order_and_their_intervals():
+    order = {"ranking_accuracy": 0.8125, "value_auc_0": 0.7, "value_auc_50": 0.75, "variance_within": 0.37}
+    one = one_set(metrics={"critic": METRICS | order, "scalar": {"ranking_accuracy": 0.5}})
+    one["intervals"] = {"critic": {"ranking_accuracy": [0.78, 0.84]}, "scalar": {"ranking_accuracy": [0.4, 0.6]}}
+    page = as_markdown(evaluation(one))
+    assert "| set | predictor | expl. var. | pairs in order | CRPS | 80 % covers | AUC prompt | AUC 50 % |" in page
+    assert "| 0.812 [0.780, 0.840] | 0.123 |" in page
+    assert "| held-out | scalar |  | 0.500 [0.400, 0.600] |" in page
+    assert "one return of each, 37 % of the returns' variance within prompts; `held-out.jsonl`" in page
+    assert "chance is 0.5" in page and "chance is 0.5" not in as_markdown(evaluation(one_set()))
+
+
+def best_of_n():
+    ways = {way: {"reward": {"1": [0.5, 0.4, 0.6], "2": [0.75, 0.7, 0.8]}} for way in ("chance", "critic, mean")}
+    ways["critic, mean"]["order"] = [0.8, 0.7, 0.9]
+    return {"responses": 3, "prompts": 1200, "left_out": 20, "ways": ways}
+
+
+def test_best_of_n():
+    page = as_markdown(evaluation(one_set(best_of_n=best_of_n())))
+    assert "Best of n on held-out" in page and "of 3 responses to each of 1,200 prompts (20 with fewer" in page
+    assert "| chosen by | n = 1 | n = 2 | pairs in order |" in page
+    assert "| chance | 0.500 [0.400, 0.600] | 0.750 [0.700, 0.800] |  |" in page
+    assert "| critic, mean | 0.500 [0.400, 0.600] | 0.750 [0.700, 0.800] | 0.800 [0.700, 0.900] |" in page
+    assert "Best of n" not in as_markdown(evaluation(one_set()))
+
+
+def test_best_of_n_is_drawn_as_it_is():
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    _best_of_n(axes, {"best_of_n": best_of_n()})
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines == {name: [[1, 0.5], [2, 0.75]] for name in ("chance", "critic")}
+
+
+EVERY = ["reliability", "pit", "by_position", "explained_variance", "best_of_n", "coverage", "loss_terms"]
 
 
 @pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_figure(tmp_path, number):
-    files = draw(evaluation(*(one_set(f"set {place}") for place in range(number))), tmp_path)
+    sets = [one_set(f"set {place}", best_of_n=best_of_n()) for place in range(number)]
+    files = draw(evaluation(*sets), tmp_path)
     assert files == {name: f"{name}.png" for name in EVERY}
     for name in files.values():
         with Image.open(tmp_path / name) as picture:

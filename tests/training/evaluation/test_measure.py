@@ -7,8 +7,12 @@ from scripts import assert_same_tree
 
 from modeling_dvpo.critic.losses import CriticLossConfig, dvpo_critic_loss
 from modeling_dvpo.metrics.calibration import pit_histogram, reliability
+from modeling_dvpo.metrics.ranking import in_steps, pairs_in_order
 from modeling_dvpo.metrics.report import critic_report
-from modeling_dvpo.metrics.scores import explained_variance_by_position, value_auc
+from modeling_dvpo.metrics.resampling import bootstrap_interval
+from modeling_dvpo.metrics.scores import constant_quantiles, explained_variance_by_position, value_auc
+from modeling_dvpo.metrics.two_valued import as_distribution
+from modeling_dvpo.metrics.variance_split import variance_split
 from modeling_dvpo.training.evaluation import measure as module
 from modeling_dvpo.training.evaluation.arguments import NamedSet
 from modeling_dvpo.training.evaluation.intervals import share_interval
@@ -66,10 +70,11 @@ def run(data, folder, *, most=60, with_scalar=True, right=True):
             },
             who,
         )
-    constant = torch.linspace(0, 1, 8)
+    training = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0])
+    constant = constant_quantiles(training, 8)
     configs = {"critic": CONFIG, **({"scalar": SCALAR} if with_scalar else {})}
     flags = data.right(None) if right else None
-    return measure(data, rows, found, configs, constant, flags), {**quantiles, "constant": constant.expand(1, 1, 8)}
+    return measure(data, rows, found, configs, training, flags), {**quantiles, "constant": constant.expand(1, 1, 8)}
 
 
 @pytest.mark.parametrize("continuations", [None, 5])
@@ -79,7 +84,7 @@ def test_metrics_are_those_of_the_whole_set_at_once(tmp_path, continuations):
     for who in ("critic", "scalar", "constant"):
         whole = quantiles[who].expand(len(data.returns), -1, -1)
         expected = critic_report(whole, data.returns)
-        measured = {name: value for name, value in found["metrics"][who].items() if "auc" not in name}
+        measured = {name: found["metrics"][who][name] for name in expected}
         assert measured == pytest.approx(expected)
         values = whole.double().mean((-2, -1)).split(data.states.tolist())
         areas = value_auc(values, data.rewards) if continuations is None else {}
@@ -142,7 +147,7 @@ def test_coverage_intervals_count_prompts():
     prompt = data.row_of_state // 2
     narrow, far = torch.linspace(0.45, 0.55, 8), torch.linspace(2, 3, 8)
     quantiles = torch.where((prompt % 3 == 0)[:, None, None], far, narrow).expand(-1, 2, 8)
-    measurement = Measurement(data, {"critic": (2, 8)}, CONFIG)
+    measurement = Measurement(data, {"critic": (2, 8)}, CONFIG, ())
     measurement.add(slice(0, len(data.returns)), {"critic": quantiles})
     found = measurement.result(None)
     inside = (prompt % 3 != 0).double()
@@ -180,7 +185,7 @@ def test_equal_values_are_ties_whatever_their_rounding(tmp_path):
     """Two prompts, right and wrong answers to each: at the prompt the critic cannot know, so the area is 1/2."""
     data = a_set(responses=4)
     data.rewards = torch.tensor([0.0, 1.0, 0.0, 1.0])
-    measurement = Measurement(data, {"critic": (2, 8)}, CONFIG)
+    measurement = Measurement(data, {"critic": (2, 8)}, CONFIG, ())
     measurement.add(slice(0, len(data.returns)), {"critic": predictions(data)})
     first = torch.tensor([0.3, 0.3 + 1e-7, 0.7 - 1e-7, 0.7])
     measurement.values["critic"] = first.repeat_interleave(data.states).double()
@@ -206,7 +211,7 @@ def test_ranks_do_not_matter(tmp_path, monkeypatch):
     data = a_set(responses=6)
     expected, quantiles = run(data, tmp_path, most=1000)
     shapes = {"critic": (2, 8), "scalar": (1, 1), "constant": (1, 8)}
-    ranks = [Measurement(data, shapes, CONFIG) for _ in range(2)]
+    ranks = [Measurement(data, shapes, CONFIG, (0.0, 1.0)) for _ in range(2)]
     border = int(data.states[:1].sum())  # rank 0 has one response, with the label "b"
     for rank, states in zip(ranks, (slice(0, border), slice(border, None)), strict=True):
         stop = len(data.returns) if states.stop is None else states.stop
@@ -219,19 +224,92 @@ def test_ranks_do_not_matter(tmp_path, monkeypatch):
     sent = iter(sent)
     monkeypatch.setattr(module, "sum_over_ranks", lambda tensor: tensor + next(sent))
     ranks[0].reduce()
+    del expected["best_of_n"]
     assert_same_tree(ranks[0].result(data.right(None)), expected, rel=1e-6, abs=1e-9)
 
 
-def test_a_scalar_critic_has_no_distribution(tmp_path):
-    data = a_set()
-    parts = Parts(tmp_path, "critic", {})
+def of_a_scalar_critic(data, folder, training=None):
+    parts = Parts(folder, "critic", {})
     parts.fill(1, lambda n: {"quantiles": predictions(data, 1, 1)}, "critic")
     config = SimpleNamespace(**{**vars(CONFIG), "num_value_heads": 1, "num_quantiles": 1})
-    constant = torch.tensor([0.5])
-    found = measure(data, [range(40)], {"critic": parts}, {"critic": config}, constant, data.right(None))
+    return measure(data, [range(40)], {"critic": parts}, {"critic": config}, training, data.right(None))
+
+
+def test_a_scalar_critic_of_many_returns_has_no_distribution(tmp_path):
+    data = a_set()
+    data.returns = data.returns * data.steps
+    found = of_a_scalar_critic(data, tmp_path)
     assert "reliability" not in found and "pit_histogram" not in found and found["coverage_interval"] == {}
+    assert found["metrics"]["critic"]["crps"] == found["metrics"]["critic"]["mae"]
     assert found["loss_terms"].keys() == {"quantile", "consistency"}
     assert "explained_variance" in found["metrics"]["critic"]
+
+
+def test_a_scalar_critic_of_two_returns_is_the_distribution_that_it_is(tmp_path):
+    """As the same two points in many atoms; of subsets in which all are right, too; its loss is still a scalar's."""
+    data = a_set()
+    data.labels["outcome"] = ["right" if reward else "wrong" for reward in data.rewards]
+    found = of_a_scalar_critic(data, tmp_path / "scalar")
+    atoms = as_distribution(predictions(data, 1, 1).double(), (0.0, 1.0))
+    parts = Parts(tmp_path, "critic", {})
+    parts.fill(1, lambda n: {"quantiles": atoms}, "critic")
+    config = SimpleNamespace(**{**vars(CONFIG), "num_value_heads": 1, "num_quantiles": atoms.shape[-1]})
+    same = measure(data, [range(40)], {"critic": parts}, {"critic": config}, None, None)
+    for name in ("crps", "coverage_80", "pit_ks", "sd"):
+        assert found["metrics"]["critic"][name] == pytest.approx(same["metrics"]["critic"][name])
+    assert found["metrics"]["critic"]["crps"] < found["metrics"]["critic"]["mae"]
+    for name in ("reliability", "pit_histogram", "coverage_interval"):
+        assert_same_tree(found[name], same[name], rel=1e-9, abs=1e-9)
+    part = "outcome=right"
+    crps = found["subsets"][part]["metrics"]["critic"]["crps"]
+    assert crps == pytest.approx(same["subsets"][part]["metrics"]["critic"]["crps"])
+    # the constant is read so, too: a mean in every state
+    assert found["metrics"]["constant"]["crps"] == pytest.approx(same["metrics"]["constant"]["crps"], abs=1e-3)
+    assert found["loss_terms"].keys() == {"quantile", "consistency"}
+
+
+def test_training_returns_say_which_values_there_are(tmp_path):
+    """Of a held-out set in which all happen to be right, or to have two of the many values that were trained on."""
+    data = a_set()
+    all_right = a_set()
+    all_right.returns = torch.ones_like(data.returns)
+    found = of_a_scalar_critic(all_right, tmp_path / "right", torch.tensor([0.0, 1.0, 1.0]))
+    assert found["metrics"]["critic"]["crps"] < found["metrics"]["critic"]["mae"]
+    found = of_a_scalar_critic(data, tmp_path / "graded", torch.tensor([0.0, 0.5, 1.0]))
+    assert found["metrics"]["critic"]["crps"] == found["metrics"]["critic"]["mae"]
+
+
+def test_within_prompts(tmp_path):
+    """Pairs in order by the last state, and the variance split, of whole set and subsets, with their intervals."""
+    data = a_set()
+    found, quantiles = run(data, tmp_path)
+    prompts = torch.tensor(data.prompts)
+    last = data.states.cumsum(0) - 1
+    for who in ("critic", "scalar", "constant"):
+        values = quantiles[who].expand(len(data.returns), -1, -1).double().mean((-2, -1))
+        own = found["metrics"][who]
+        pairs = pairs_in_order(in_steps(values[last], CONFIG.return_scale), data.rewards, prompts)
+        assert own["ranking_accuracy"] == pairs.accuracy()
+        split = variance_split(values, data.returns, prompts[data.row_of_state])
+        assert {name: own[name] for name in split} == pytest.approx(split)
+        if who != "constant":
+            assert found["intervals"][who]["ranking_accuracy"] == list(bootstrap_interval(*pairs))
+    assert found["metrics"]["constant"]["ranking_accuracy"] == 0.5 and "constant" not in found["intervals"]
+    order = found["best_of_n"]["ways"]["critic, mean"]["order"]
+    assert order[0] == found["metrics"]["critic"]["ranking_accuracy"]
+    # each prompt has one response with the label "a" and one with "b"
+    assert "ranking_accuracy" not in found["subsets"]["domain=a"]["metrics"]["critic"]
+    assert found["subsets"]["domain=a"]["intervals"] == {}
+    low, high = found["intervals"]["critic"]["explained_variance_within"]
+    assert low < found["metrics"]["critic"]["explained_variance_within"] < high
+
+
+def test_heads_with_atoms_have_no_terms_of_quantiles(tmp_path):
+    data = a_set()
+    parts = Parts(tmp_path, "critic", {})
+    parts.fill(1, lambda n: {"quantiles": predictions(data)}, "critic")
+    config = SimpleNamespace(**vars(CONFIG), value_head_type="bernoulli")
+    assert measure(data, [range(40)], {"critic": parts}, {"critic": config}, None, None)["loss_terms"] == {}
 
 
 def test_what_is_undefined_is_absent(tmp_path):
