@@ -24,6 +24,13 @@ from modeling_dvpo.training.evaluation.arguments import (
 )
 from modeling_dvpo.training.run.arguments import RunArguments
 from modeling_dvpo.training.run.metric_meanings import CRITIC_METRICS, POLICY_METRICS
+from modeling_dvpo.training.sampling.arguments import (
+    SampleArguments,
+    SampledPolicyArguments,
+    SampledPromptArguments,
+    SampledRewardArguments,
+    SampledRolloutArguments,
+)
 from modeling_dvpo.training.trainers import critic_trainer, dvpo_trainer
 
 DOCS = Path(__file__).resolve().parent
@@ -32,6 +39,8 @@ PLACE = re.compile(r"(<!-- begin table: (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 SETTINGS = (
     *(RunArguments, *critic_trainer.ARGUMENTS, *dvpo_trainer.ARGUMENTS),
     *(EvaluationArguments, SetArguments, MonteCarloArguments),
+    *(SampledPolicyArguments, SampledPromptArguments, SampledRolloutArguments, SampledRewardArguments),
+    SampleArguments,
 )
 
 

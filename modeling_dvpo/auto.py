@@ -15,6 +15,7 @@ from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_fil
 from .critic.families import critic_config_class
 from .critic.loading import HEAD_SETTINGS
 from .critic.modeling_distributional_value import distributional_value_class
+from .gguf_files import forget_gguf, gguf_arguments
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -75,9 +76,11 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
             value_support: for categorical heads their atoms, for bernoulli and bounded ones [low, high]; ascending,
                 the reward's units.
             value_projection: of returns on atoms, for categorical heads: hl_gauss, two_hot or one_hot.
+            gguf_file: name of a GGUF file there that holds the base LM, or an adapter's; its weights are unpacked.
             others: as `AutoModel.from_pretrained` (dtype, device_map, attn_implementation, revision, token, ...).
 
         Raises:
+            ImportError: a `gguf_file`, without the package that reads it.
             ValueError: encoder-only or encoder-decoder family; backbone weights missing; a critic whose heads are
                 missing, of another shape than its config says, or than asked for.
         """
@@ -88,14 +91,25 @@ class AutoModelForDistributionalValue(_BaseAutoModelClass):
         )
         if adapter is not None:
             return cls._from_adapter(pretrained_model_name_or_path, adapter, settings, model_args, kwargs)
-        config = kwargs.get("config")
+        config, gguf_file = kwargs.get("config"), kwargs.pop("gguf_file", None)
         if not isinstance(config, PreTrainedConfig):
             config = AutoConfig.from_pretrained(
-                config or pretrained_model_name_or_path, trust_remote_code=kwargs.get("trust_remote_code"), **hub
+                config or pretrained_model_name_or_path,
+                trust_remote_code=kwargs.get("trust_remote_code"),
+                **hub,
+                **gguf_arguments(gguf_file),
             )
         if type(config) not in cls._model_mapping:
             critic_config_class(type(config))  # says why not
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, critic_settings=settings, **kwargs)
+        if gguf_file is not None:
+            # its own config would come with it again
+            kwargs |= {"config": config, **gguf_arguments(gguf_file, weights=True)}
+        loaded = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, critic_settings=settings, **kwargs
+        )
+        if gguf_file is not None:
+            forget_gguf(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     @classmethod
     def from_config(cls, config, **kwargs):

@@ -13,6 +13,7 @@ COMMANDS = {
 }
 # name -> (script that reads its own settings, what it does)
 SCRIPTS = {
+    "sample": ("modeling_dvpo.training.sample", "a reward set, from a policy and prompts"),
     "train-critic": ("modeling_dvpo.training.train_critic", "a critic, from a reward set"),
     "train": ("modeling_dvpo.training.train_dvpo", "a policy, with a distributional critic or a baseline"),
     "evaluate": ("modeling_dvpo.training.evaluate_critic", "a critic, against what happened or Monte-Carlo truth"),

@@ -21,6 +21,10 @@ def long(completion_ids, **_):
     return [float(len(ids) > 5) for ids in completion_ids]
 
 
+def number_of_tokens(completion_ids, **_):
+    return [float(len(ids)) for ids in completion_ids]
+
+
 def talkative(completions, completion_ids, trainer_state, log_extra, log_metric, **_):
     """Logs a column, and metrics in some steps and ranks only."""
     log_extra("first", [ids[0] for ids in completion_ids])

@@ -22,7 +22,8 @@ SCRIPTS_PARENT = "modeling_dvpo.training"
 ROOMS = {
     # the package: what reads, judges and shares a critic
     "modeling_dvpo/critic": "",
-    "modeling_dvpo/auto": "critic",
+    "modeling_dvpo/gguf_files": "",
+    "modeling_dvpo/auto": "critic gguf_files",
     "modeling_dvpo/returns": "",
     "modeling_dvpo/text": "",
     "modeling_dvpo/metrics": "critic",
@@ -43,15 +44,18 @@ ROOMS = {
     "training/data": "returns version ranks text training/errors training/run training/engine training/rewards",
     "training/rollouts": "text inference ranks training/errors training/run training/engine training/rewards "
     "training/data",
-    "training/models": "critic auto digests ranks saving version training/errors",
-    "training/algorithms": "critic returns metrics inference ranks training/errors training/run training/engine "
-    "training/data training/rollouts training/models",
-    "training/evaluation": "critic text inference metrics digests ranks hub training/errors training/run "
+    "training/models": "critic gguf_files auto digests ranks saving version training/errors training/engine",
+    "training/algorithms": "critic gguf_files returns metrics inference ranks training/errors training/run "
+    "training/engine training/data training/rollouts training/models",
+    "training/evaluation": "critic text inference metrics ranks hub training/errors training/run "
     "training/engine training/rewards training/data training/rollouts training/models training/algorithms",
     "training/trainers": "critic metrics ranks training/errors training/run training/engine training/rewards "
     "training/data training/rollouts training/models training/algorithms",
+    "training/sampling": "text inference ranks training/errors training/run training/engine training/rewards "
+    "training/data training/rollouts training/models training/algorithms",
     "training/tasks": "text",
     "training/script": "text ranks hub training/errors training/engine training/run",
+    "training/sample": "training/script training/run training/sampling",
     "training/train_critic": "training/script training/run training/algorithms training/trainers",
     "training/train_dvpo": "training/script training/run training/algorithms training/trainers",
     "training/evaluate_critic": "training/script training/run training/evaluation",

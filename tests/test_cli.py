@@ -12,7 +12,7 @@ import pytest
 from modeling_dvpo.cli import COMMANDS, SCRIPTS, main
 
 ROOT = Path(__file__).parents[1]
-FILES = ("train_critic.py", "train_dvpo.py", "evaluate_critic.py")
+FILES = ("sample.py", "train_critic.py", "train_dvpo.py", "evaluate_critic.py")
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *SCRIPTS])

@@ -1,4 +1,4 @@
-"""What the three scripts share: from parsed settings to a run on every rank, and how a run that cannot be ends."""
+"""What the scripts share: from parsed settings to a run on every rank, and how a run that cannot be ends."""
 
 import os
 import sys

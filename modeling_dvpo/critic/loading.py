@@ -73,7 +73,16 @@ def stored_head_settings(path, kwargs) -> dict:
     """Head settings in the checkpoint's own config.json; empty when it is no critic."""
     if path is None:
         return {}
-    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    names = (
+        "cache_dir",
+        "force_download",
+        "local_files_only",
+        "proxies",
+        "revision",
+        "subfolder",
+        "token",
+        "gguf_file",
+    )
     config, _ = PreTrainedConfig.get_config_dict(path, **{k: kwargs[k] for k in names if k in kwargs})
     return {name: config[name] for name in HEAD_SETTINGS if config.get(name) is not None}
 

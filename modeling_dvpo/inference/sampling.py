@@ -132,26 +132,44 @@ class Continuation:
         top_k, top_p and min_p do."""
         sampler, width = self.sampler, self.ids.shape[1]
         stop = _StopStrings(sampler.stop_strings, self.ids, self._first) if sampler.stop_strings else None
-        written = sampler.policy.generate(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            generation_config=GenerationConfig(max_new_tokens=count, **sampler.settings),
+        self.ids = self._generate(
+            self.ids,
+            GenerationConfig(max_new_tokens=count, **sampler.settings),
             logits_processor=list(processors),
             stopping_criteria=[stop] if stop else [],
-            synced_gpus=False,  # every rank has the whole weights: none waits for the others
             **({} if self._cache is None else {"past_key_values": self._cache}),
         )
-        cache = getattr(written, "past_key_values", None)
-        # of any other kind it is not known whether rows can be picked from it: `generate` then reads the row again
-        self._cache = cache if type(cache) is DynamicCache else None
-        self.ids = written.sequences
         new = self.ids[:, width:]
         self.mask = torch.cat([self.mask, torch.ones_like(new)], 1)
         stopped = stop.lengths.tolist() if stop else [NEVER] * len(new)
         return [self._cut(*row) for row in zip(new.tolist(), stopped, strict=True)]
 
+    def _generate(self, ids: Tensor, config: GenerationConfig, **options) -> Tensor:
+        """`ids` and what `generate` writes after them, (B, T'); keeps the cache, which lacks the last of these."""
+        written = self.sampler.policy.generate(
+            input_ids=ids,
+            attention_mask=self.mask[:, : ids.shape[1]],
+            generation_config=config,
+            synced_gpus=False,  # every rank has the whole weights: none waits for the others
+            **options,
+        )
+        cache = getattr(written, "past_key_values", None)
+        # of any other kind it is not known whether rows can be picked from it: `generate` then reads the row again
+        self._cache = cache if type(cache) is DynamicCache else None
+        return written.sequences
+
+    def repeat(self, count: int) -> None:
+        """Go on with `count` of each row, next to each other; the row is read once for all of them."""
+        if count == 1:
+            return
+        if self._cache is None and self.ids.shape[1] > 1:
+            # for the cache; the token is thrown away, and so nothing ends here
+            settings = self.sampler.settings | {"eos_token_id": None, "pad_token_id": None}
+            self._generate(self.ids[:, :-1], GenerationConfig(max_new_tokens=1, **settings))
+        self.select([row for row in range(len(self.ids)) for _ in range(count)])
+
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, in this order; none of them may have ended."""
+        """Go on with these rows, in this order, which may come several times; none of them may have ended."""
         places = torch.as_tensor(rows, device=self.ids.device)
         self.ids, self.mask = self.ids[places], self.mask[places]
         if self._cache is not None:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from docs_scripts import DOCS, load
 
-from modeling_dvpo.training import evaluate_critic, train_critic, train_dvpo
+from modeling_dvpo.training import evaluate_critic, sample, train_critic, train_dvpo
 
 tables = load("tables")
 PAGES = {path: path.read_text() for path in DOCS.rglob("*.md")}
@@ -21,7 +21,7 @@ def test_every_table_is_on_one_page():
     assert sorted(found) == sorted(tables.TABLES)
 
 
-@pytest.mark.parametrize("script", [evaluate_critic, train_critic, train_dvpo])
+@pytest.mark.parametrize("script", [evaluate_critic, sample, train_critic, train_dvpo])
 def test_every_setting_of_a_script_is_in_a_table(script):
     written = "".join(tables.TABLES.values())
     names = [field.name for arguments in script.ARGUMENTS for field in dataclasses.fields(arguments) if field.init]

@@ -359,6 +359,7 @@ def test_two_ranks(inputs, tmp_path, kind, request):
         ({"max_tokens_per_device": 20}, "max_tokens_per_device is 20, and the longest row of 'held_out' has"),
         ({"scalar_critic_revision": "main"}, "no scalar_critic to be a revision of"),
         ({"policy_revision": "main"}, "policy_revision is set, and there is no policy"),
+        ({"policy_gguf_file": "a.gguf"}, "policy_gguf_file is set, and there is no policy"),
         ({"eval_fraction": 0.1}, "Unknown flag '--eval_fraction'"),
     ],
 )

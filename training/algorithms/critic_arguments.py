@@ -27,6 +27,7 @@ class CriticArguments:
 
     model_name_or_path: str = field(metadata={"help": "Causal LM, policy, reward model or critic to start from."})
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
+    gguf_file: str | None = option(None, "GGUF file there that holds the model, or an adapter's base; it is unpacked.")
     num_value_heads: int | None = option(None, "N of fresh heads; 3 by default.")
     num_quantiles: int | None = option(None, "M of fresh heads; 200 by default, 1 is the scalar critic.")
     value_head_type: str | None = option(

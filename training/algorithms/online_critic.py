@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from modeling_dvpo.critic.loading import HEAD_SETTINGS
 from modeling_dvpo.critic.losses import CriticLossConfig
+from modeling_dvpo.gguf_files import gguf_arguments
 from modeling_dvpo.ranks import is_main
 
 from ..engine.distributed import broadcast, shard
@@ -143,7 +144,8 @@ def load_online_critic(policy_args, critic_args, algorithm: str, tokenizer):
     chosen, base = ALGORITHMS[algorithm], base_of(policy_args)
     name = critic_args.critic or base.model_name_or_path
     revision = critic_args.critic_revision if critic_args.critic else base.revision
-    parent_config = AutoConfig.from_pretrained(name, revision=revision)
+    gguf_file = None if critic_args.critic else base.gguf_file
+    parent_config = AutoConfig.from_pretrained(name, revision=revision, **gguf_arguments(gguf_file))
     if critic_args.critic:
         try:
             own = AutoTokenizer.from_pretrained(name, revision=revision).get_vocab()
@@ -161,7 +163,8 @@ def load_online_critic(policy_args, critic_args, algorithm: str, tokenizer):
         heads, quantiles = chosen.heads
         settings = {"num_value_heads": heads, "num_quantiles": quantiles} | settings
     attention = policy_args.attn_implementation
-    source = CriticArguments(model_name_or_path=name, revision=revision, attn_implementation=attention, **settings)
+    where = {"model_name_or_path": name, "revision": revision, "gguf_file": gguf_file}
+    source = CriticArguments(**where, attn_implementation=attention, **settings)
     critic = load_critic(source)
     if chosen.heads[1] == 1 and critic.config.num_quantiles != 1:
         raise ConfigError(

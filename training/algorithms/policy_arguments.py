@@ -42,6 +42,7 @@ class PolicyArguments:
 
     model_name_or_path: str = field(metadata={"help": "Causal LM to start from."})
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
+    gguf_file: str | None = option(None, "GGUF file there that holds the model, or an adapter's base; it is unpacked.")
     attn_implementation: str | None = option(None, "Of policy, reference and critic: sdpa, flash_attention_2, ...")
     trainable: str = option("all", "What trains: all or lora.")
     lora_r: int = option(16, "Rank of the LoRA updates, the critic's too.")

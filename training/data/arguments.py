@@ -38,6 +38,10 @@ class RewardDataArguments:
     chosen_score_column: str = option("chosen_score", "Score of the preferred completion.")
     rejected_score_column: str = option("rejected_score", "Score of the rejected completion.")
     truncated_column: str = option("truncated", "Whether the length limit cut the completion; it gets no end token.")
+    prompt_ids_column: str = option("prompt_ids", "Tokens that the policy read, where the column exists.")
+    completion_ids_column: str = option(
+        "completion_ids", "Tokens that it sampled, its end token included; with the former they replace tokenisation."
+    )
     logprobs_column: str = option(
         "logprobs", "Log-probabilities of the completion's tokens under its policy, where the column exists."
     )

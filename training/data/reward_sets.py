@@ -91,6 +91,16 @@ PROBLEMS = {
         'Give all that the policy wrote in its last turn, as it wrote it, as the message\'s "content", or pass the '
         "template the argument that keeps it (chat_template_kwargs).",
     ),
+    "sampled tokens": (
+        "have prompt_ids and completion_ids that are no tokens of this model",
+        "Both are lists of token ids, not empty, as the policy read and sampled them. Remove these rows, or name "
+        "other columns (prompt_ids_column, completion_ids_column), and the texts are tokenised.",
+    ),
+    "other text": (
+        "have completion_ids that do not spell their completion",
+        "They must be this tokenizer's, and of this completion. Use the policy's own tokenizer, or name other columns "
+        "(prompt_ids_column, completion_ids_column), and the texts are tokenised.",
+    ),
     "unscored": (
         "were scored by no reward function",
         "Every row needs a reward: add a function that covers them, or remove them.",
@@ -217,6 +227,7 @@ def _read(
                 append_eos=args.append_eos,
                 chat_template_kwargs=template_arguments(args.chat_template_kwargs),
             ),
+            vocab_size=model_config.get_text_config().vocab_size if model_config else None,
             with_rewards=not args.reward_funcs,
             with_subset=args.subset_column is not None,
             logprobs=logprobs,
@@ -238,9 +249,15 @@ def _read(
 
 
 def _columns(
-    row: Row, *, tokenize: CompletionTokenizer, with_rewards: bool, with_subset: bool, logprobs: str | None
+    row: Row,
+    *,
+    tokenize: CompletionTokenizer,
+    vocab_size: int | None,
+    with_rewards: bool,
+    with_subset: bool,
+    logprobs: str | None,
 ) -> dict[str, Any]:
-    tokens, rewards = row_tokens(row, tokenize, with_rewards=with_rewards)
+    tokens, rewards = row_tokens(row, tokenize, vocab_size=vocab_size, with_rewards=with_rewards)
     columns = {
         "input_ids": tokens.input_ids,
         "completion_mask": tokens.actions,

@@ -26,19 +26,23 @@ from ..errors import RewardDataError
 from ..rewards.bounds import LARGEST_REWARD
 from .arguments import RewardDataArguments
 from .reading import require_column
+from .sampled_tokens import sampled_tokens
 
 
 @dataclass(kw_only=True)
 class Row:
     """A row under our own names, whatever the columns were called.
 
-    Either `prompt` and `completion`, or `messages`, a whole conversation. `extra` holds the columns that reward
+    Either `prompt` and `completion`, or `messages`, a whole conversation. `prompt_ids` and `completion_ids` are their
+    tokens, where the policy's own are known. `extra` holds the columns that reward
     functions receive by name.
     """
 
     prompt: str | Messages | None = None
     completion: str | Messages | None = None
     messages: Messages | None = None
+    prompt_ids: list[int] | None = None
+    completion_ids: list[int] | None = None
     reward: Any = None
     step_ends: list[int] | None = None
     token_rewards: list[float] | None = None
@@ -97,6 +101,8 @@ def _read_row(source: dict[str, Any], *, args: RewardDataArguments) -> list[Row]
             prompt=None if is_messages else source[args.prompt_column],
             completion=None if is_messages else source[args.completion_column],
             messages=source[args.messages_column] if is_messages else None,
+            prompt_ids=source.get(args.prompt_ids_column),
+            completion_ids=source.get(args.completion_ids_column),
             reward=source.get(args.reward_column),
             step_ends=source.get(args.step_ends_column),
             token_rewards=source.get(args.token_rewards_column),
@@ -128,6 +134,7 @@ def _read_pair(source: dict[str, Any], *, args: RewardDataArguments) -> list[Row
 
 def _shared(source: dict[str, Any], args: RewardDataArguments) -> dict[str, Any]:
     taken = {args.prompt_column, args.completion_column, args.chosen_column, args.rejected_column}
+    taken |= {args.prompt_ids_column, args.completion_ids_column}
     subset = source.get(args.subset_column) if args.subset_column else None
     truncated = source.get(args.truncated_column)
     if isinstance(truncated, str):
@@ -143,13 +150,26 @@ def _shared(source: dict[str, Any], args: RewardDataArguments) -> dict[str, Any]
     }
 
 
-def row_tokens(row: Row, tokenize: CompletionTokenizer, *, with_rewards: bool = True) -> tuple[Tokens, list[float]]:
-    """Tokens, and one reward for each of them, which is 0 except at action tokens; raises `RowProblem`."""
+def row_tokens(
+    row: Row, tokenize: CompletionTokenizer, *, vocab_size: int | None = None, with_rewards: bool = True
+) -> tuple[Tokens, list[float]]:
+    """Tokens, and one reward for each of them, which is 0 except at action tokens; raises `RowProblem`.
+
+    Args:
+        row: with the policy's own tokens, which are taken as they are, or without.
+        tokenize: makes tokens of its texts otherwise.
+        vocab_size: the model's, where it is known.
+        with_rewards: place the row's rewards.
+    """
     if row.messages is not None:
         roles = [message["role"] for message in plain_messages(row.messages)]
         if "assistant" not in roles:
             raise RowProblem("no assistant turn", f"roles {', '.join(roles) or 'none'}")
-    tokens = tokenize(*row.split(), tools=row.tools, truncated=row.truncated)
+    prompt, completion = row.split()
+    if row.prompt_ids is None and row.completion_ids is None:
+        tokens = tokenize(prompt, completion, tools=row.tools, truncated=row.truncated)
+    else:
+        tokens = sampled_tokens(tokenize.tokenizer, row.prompt_ids, row.completion_ids, completion, vocab_size)
     rewards = np.zeros(len(tokens.input_ids))
     if with_rewards:
         where = np.flatnonzero(tokens.actions)
@@ -180,6 +200,8 @@ def _placed(row: Row, tokens: Tokens) -> list[tuple[int, float]]:
         return [(count - 1, _finite(row.reward))]
     if row.step_ends is None:
         raise RowProblem("step ends", "a list of rewards without step ends")
+    if row.completion_ids is not None:
+        raise RowProblem("step ends", "completion_ids besides: their rewards are token_rewards, one a token")
     if tokens.text is None or tokens.starts is None:
         raise RowProblem("step ends", "they need a fast tokenizer and exactly one assistant turn of plain text")
     rewards, ends = [_finite(reward) for reward in row.reward], list(row.step_ends)

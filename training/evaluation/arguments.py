@@ -86,6 +86,7 @@ class MonteCarloArguments(RolloutArguments):
         None, "Policy whose returns the critic predicts: sampled from `prompts`, and how likely it holds reward sets."
     )
     policy_revision: str | None = option(None, "Branch, tag or commit of a Hub policy.")
+    policy_gguf_file: str | None = option(None, "GGUF file there that holds the policy, or an adapter's base.")
     prompts: list[str] = option([], "Prompt sets like the critic's training set; each `name=where`, or only where.")
     out_of_domain_prompts: list[str] = option([], "Prompt sets that are unlike it, in the same form.")
     num_states: int = option(200, "States of each prompt set, one a response, spread over its length.")
@@ -158,8 +159,9 @@ def named_sets(data: SetArguments, sampling: MonteCarloArguments) -> list[NamedS
         )
     if sampled and not data.reward_funcs:
         raise ConfigError("Monte-Carlo truth needs rewards of what the policy samples: give reward_funcs.")
-    if sampling.policy_revision and not sampling.policy:
-        raise ConfigError("policy_revision is set, and there is no policy that it could be a revision of.")
+    for name, what in (("policy_revision", "be a revision of"), ("policy_gguf_file", "be a file of")):
+        if getattr(sampling, name) and not sampling.policy:
+            raise ConfigError(f"{name} is set, and there is no policy that it could {what}.")
     return sets
 
 
@@ -188,5 +190,6 @@ def policy_source(sampling: MonteCarloArguments, args: EvaluationArguments) -> P
     return PolicyArguments(
         model_name_or_path=sampling.policy,
         revision=sampling.policy_revision,
+        gguf_file=sampling.policy_gguf_file,
         attn_implementation=args.attn_implementation,
     )

@@ -16,6 +16,7 @@ from ..data.prompts import Prompts, load_prompts
 from ..data.reward_sets import load_reward_data
 from ..engine.distributed import main_process_first
 from ..models.critics import load_config_and_tokenizer, load_critic
+from ..models.files import files_of
 from ..models.policies import base_of, load_policy
 from ..models.records import versions
 from ..rewards.functions import import_function, load_reward_function, reward_names
@@ -40,7 +41,6 @@ from .sets import EvaluationSet, recorded_likelihood, response_texts, reward_set
 from .sources import (
     digest_of_rows,
     discount,
-    files_of,
     require_critic,
     require_same_tokenizer,
     require_scalar,

@@ -3,15 +3,10 @@
 import hashlib
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 
-from transformers.utils import CONFIG_NAME, cached_file
-
-from modeling_dvpo.digests import file_sha256
 from modeling_dvpo.hub.tokenizers import fingerprint_difference, tokenizer_fingerprint
 from modeling_dvpo.ranks import is_main
 
-from ..engine.distributed import gather_lists
 from ..errors import ConfigError
 from ..models.critics import load_config_and_tokenizer
 
@@ -74,30 +69,6 @@ def discount(config, gamma: float | None) -> float:
                 stacklevel=2,
             )
     return gamma if gamma is not None else own if own is not None else 1.0
-
-
-def files_of(source) -> tuple[dict[str, str], str | None]:
-    """SHA-256 of a checkpoint's safetensors files by name, and its commit where it is from the Hub.
-
-    The weights must have been loaded: what the Hub's cache holds of them is read. Every rank must call it.
-    """
-    if not is_main():
-        return gather_lists([])[0]
-    folder, commit = Path(source.model_name_or_path), None
-    if not folder.is_dir():
-        folder = _snapshot(source)
-        commit = folder.name
-    files = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
-    return gather_lists([(files, commit)])[0]
-
-
-def _snapshot(source) -> Path:
-    """Where the Hub's cache holds a checkpoint or adapter; named after its commit."""
-    for name in (CONFIG_NAME, "adapter_config.json"):
-        options = {"revision": source.revision, "_raise_exceptions_for_missing_entries": False}
-        if found := cached_file(source.model_name_or_path, name, **options):
-            return Path(found).parent
-    raise ConfigError(f"{source.model_name_or_path} has neither {CONFIG_NAME} nor adapter_config.json.")
 
 
 def digest_of_rows(rows: Iterable) -> str:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import find_adapter_config_file
 
 from modeling_dvpo.auto import AutoModelForDistributionalValue
 from modeling_dvpo.critic.loading import HEAD_SETTINGS
+from modeling_dvpo.gguf_files import gguf_arguments
 from modeling_dvpo.ranks import is_main
 from modeling_dvpo.saving import without_nan, write_whole
 
@@ -19,13 +21,18 @@ def load_config_and_tokenizer(args):
     Raises:
         ConfigError: one of them cannot be read.
     """
-    name = args.model_name_or_path
+    name, where = args.model_name_or_path, {"revision": args.revision}
     try:
-        config = AutoConfig.from_pretrained(name, revision=args.revision)
+        # an adapter's own lie beside it; the file is its base's
+        if args.gguf_file and find_adapter_config_file(name, **where) is None:
+            where |= gguf_arguments(args.gguf_file)
+        config = AutoConfig.from_pretrained(name, **where)
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"model_name_or_path: {name} has no config that transformers can read. {error}") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=args.revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name} has no tokenizer that can be read: save one beside the model. {error}") from error
     # where there are no files, some families get a tokenizer without a vocabulary instead of an error
@@ -48,6 +55,8 @@ def load_critic(args, *, replace: bool = False):
     settings = {} if replace else dict(heads)
     if args.attn_implementation is not None:
         settings["attn_implementation"] = args.attn_implementation
+    if args.gguf_file is not None:
+        settings["gguf_file"] = args.gguf_file
     # Master weights are float32: bfloat16 ones lose updates of 1e-6.
     try:
         critic = AutoModelForDistributionalValue.from_pretrained(

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import find_adapter_config_file
 
 from modeling_dvpo.auto import base_of_adapter
+from modeling_dvpo.gguf_files import forget_gguf, gguf_arguments
 
 from ..errors import ConfigError
 
@@ -29,9 +30,12 @@ def _base_name(name: str, adapter_config_file: str) -> str:
         raise ConfigError(str(error)) from error
 
 
-def load_policy(args):
-    """The policy to train: float32, on the CPU, without dropout."""
-    return _load_language_model(args.model_name_or_path, args, revision=args.revision)
+def load_policy(args, *, dtype: torch.dtype = torch.float32):
+    """The policy, on the CPU, without dropout; to be trained it must be float32: bfloat16 weights lose updates of
+    1e-6."""
+    return _load_language_model(
+        args.model_name_or_path, args, revision=args.revision, gguf_file=args.gguf_file, dtype=dtype
+    )
 
 
 def load_reference(policy, args):
@@ -41,22 +45,25 @@ def load_reference(policy, args):
     """
     if args.reference is None and args.trainable == "lora" and not getattr(policy, "_hf_peft_config_loaded", False):
         return None
-    name = args.reference or args.model_name_or_path
-    reference = _load_language_model(name, args, revision=None if args.reference else args.revision)
+    if args.reference:
+        reference = _load_language_model(args.reference, args)
+    else:
+        reference = load_policy(args)
     if reference.config.get_text_config().vocab_size != policy.config.get_text_config().vocab_size:
         raise ConfigError(
-            f"reference {name} has {reference.config.get_text_config().vocab_size} tokens, and the policy "
+            f"reference {args.reference} has {reference.config.get_text_config().vocab_size} tokens, and the policy "
             f"{policy.config.get_text_config().vocab_size}: it must be a model of the same vocabulary."
         )
     return reference.requires_grad_(False)
 
 
-def _load_language_model(name: str, args, revision):
+def _load_language_model(name: str, args, revision=None, gguf_file=None, dtype: torch.dtype = torch.float32):
     options = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
-    # Master weights are float32: bfloat16 ones lose updates of 1e-6.
     adapter = find_adapter_config_file(name, revision=revision)
     base, base_revision = (name, revision) if adapter is None else (_base_name(name, adapter), None)
-    model = AutoModelForCausalLM.from_pretrained(base, revision=base_revision, dtype=torch.float32, **options)
+    options |= gguf_arguments(gguf_file, weights=True)
+    model = AutoModelForCausalLM.from_pretrained(base, revision=base_revision, dtype=dtype, **options)
+    forget_gguf(model)
     if adapter is not None:
         model.load_adapter(name, adapter_kwargs={"revision": revision} if revision else {})
     disable_dropout(model)

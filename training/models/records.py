@@ -57,7 +57,9 @@ def _record(settings: dict, returns: torch.Tensor, *, parent: str, revision: str
         parent, revision: the checkpoint it started from.
     """
     # the commit that a Hub model was loaded from; a directory has none
-    commit = extract_commit_hash(cached_file(parent, CONFIG_NAME, revision=revision), None)
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}  # a GGUF file has its own config
+    file = settings["gguf_file"] if parent == settings["model_name_or_path"] else None
+    commit = extract_commit_hash(cached_file(parent, file or CONFIG_NAME, **options), None)
     names = ("gamma", "dataset", "dataset_config", "dataset_split", "heads_learning_rate", "seed")
     return {
         "parent": parent,

@@ -1,10 +1,11 @@
-"""Settings of rollouts, and the sampler they make."""
+"""Settings of rollouts, and the samplers they make."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from modeling_dvpo.inference.sampling import Sampler, Sampling
+from modeling_dvpo.inference.seeded_completions import SeededSampler
 from modeling_dvpo.text.problems import DataError
 
 from ..errors import ConfigError, RolloutError
@@ -39,8 +40,17 @@ class RolloutArguments:
 
 def make_sampler(policy, tokenizer, args: RolloutArguments, *, greedy: bool = False) -> Sampler:
     """A sampler with these settings; raises `RolloutError` where nothing could end a completion but its length."""
+    return _made(Sampler, policy, tokenizer, args, greedy=greedy)
+
+
+def make_seeded_sampler(policy, tokenizer, args: RolloutArguments) -> SeededSampler:
+    """The same for completions that each have a seed."""
+    return _made(SeededSampler, policy, tokenizer, args)
+
+
+def _made(kind, policy, tokenizer, args: RolloutArguments, **more):
     names = ("temperature", "top_p", "top_k", "min_p", "stop_strings")
     try:
-        return Sampler(policy, tokenizer, Sampling(greedy=greedy, **{name: getattr(args, name) for name in names}))
+        return kind(policy, tokenizer, Sampling(**{name: getattr(args, name) for name in names}, **more))
     except DataError as error:
         raise RolloutError(str(error)) from error

@@ -25,7 +25,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 # A setting -> what was given earlier and does not go with it: the other way to say the same, or what belonged to the
 # value that it had.
 REPLACES = {
-    "model_name_or_path": ("revision",),
+    "model_name_or_path": ("revision", "gguf_file"),
     "critic": ("critic_revision",),
     "dataset": ("dataset_config",),
     "eval_dataset": ("eval_fraction",),

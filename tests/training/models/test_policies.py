@@ -181,6 +181,7 @@ class TestOnlineCritic:
 
 SETTINGS = {
     **{"critic": None, "critic_revision": None, "model_name_or_path": "a/b", "revision": "r1", "algorithm": "dvpo"},
+    "gguf_file": None,
     **{"gamma": 0.9, "critic_lam": 1.0, "critic_target": "index", "bootstrap_truncated": False, "kl": "loss"},
     **{
         "kl_coef": 0.1,
