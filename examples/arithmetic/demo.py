@@ -1,9 +1,10 @@
-"""From nothing to a critic one can load: `make demo`, minutes on two cores, no network.
+"""From nothing to a critic one can load: `make demo`, a quarter of an hour on two cores, no network.
 
 A small policy learns to work out arithmetic from somebody careless; its own completions, scored by a verifier, are the
-reward set. Critics are fine-tuned on it from the policy's weights (scalar, quantile-only, and with all of DVPO's
-terms), held against what really happens in 64 continuations from each of 200 states, saved, loaded again, and
-fine-tuned on a second reward set. Then the policy itself goes on: DVPO, with the critic that knows it.
+reward set. Critics are fine-tuned on it from the policy's weights: the distribution that the rewards ask for, the
+paper's quantiles with all of DVPO's terms, and a scalar. They are held against what really happens in 64
+continuations from each of 200 states, and judge 16 completions of each held-out prompt. One is saved, loaded again,
+and fine-tuned on a second reward. Then the policy itself goes on: DVPO, with the critic that knows it.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -20,33 +21,25 @@ import torch
 from comparison import against_truth, constant_critic, predict, table
 from figure import Fan, plot_fans
 from policy import train_policy
-from rollouts import (
-    every_state,
-    held_out_states,
-    monte_carlo_truth,
-    returns_of,
-    reward_rows,
-    sample_completions,
-    write_reward_set,
-)
+from rollouts import Rollout, every_state, held_out_states, monte_carlo_truth, read_rollouts, returns_of
 from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from modeling_dvpo import AutoModelForDistributionalValue
+from modeling_dvpo.training.evaluation.document import best_of_n_table
 from modeling_dvpo.training.tasks import arithmetic
 
 ROOT = Path(__file__).parents[2]
-CRITIC_SCRIPT, CRITIC_RECIPE = ROOT / "training" / "train_critic.py", ROOT / "training" / "recipes" / "demo.yaml"
-POLICY_SCRIPT, POLICY_RECIPE = ROOT / "training" / "train_dvpo.py", ROOT / "training" / "recipes" / "arithmetic.yaml"
-DOMAIN = "single_digits"
-REWARDS = {"exact": arithmetic.exact_reward, "graded": arithmetic.graded_reward}
-SECOND_REWARDS = {"process": arithmetic.process_reward}
-TERMS_BESIDE_QUANTILE = ("risk", "cvar", "gain", "shift", "shape", "curvature", "consistency")
+SCRIPTS, RECIPES = ROOT / "training", ROOT / "training" / "recipes"
+DOMAIN, TASK = "single_digits", arithmetic.__name__
+TRAINING_ROWS, HELD_OUT_PROMPTS, EACH = 60000, 200, 16
+# of them the second reward set is made
+SECOND_ROWS = 12000
 CRITICS = {
+    "auto": [],
+    "composite": ["--value_head_type", "linear", "--heads_learning_rate", "5e-3"],
     "scalar": ["--num_quantiles", "1"],
-    "quantile only": ["--critic_loss", json.dumps(dict.fromkeys(TERMS_BESIDE_QUANTILE, 0.0))],
-    "composite": [],
 }
 
 
@@ -58,55 +51,44 @@ def main() -> None:
     out, seed, started = options.output_dir, options.seed, time.perf_counter()
     transformers_logging.disable_progress_bar()
 
-    say("1. A policy, and its own completions")
-    policy, tokenizer = train_policy(out / "policy", seed, domain=DOMAIN, num_steps=600)
-    train_rollouts = rollouts(policy, tokenizer, 12000, seed, held_out=False)
-    eval_rollouts = rollouts(policy, tokenizer, 800, seed, held_out=True)
-    for name, reward in {**REWARDS, **SECOND_REWARDS}.items():
-        write_reward_set(reward_set(out, name, "train"), reward_rows(train_rollouts, reward))
-        write_reward_set(reward_set(out, name, "eval"), reward_rows(eval_rollouts, reward))
-    right = sum(arithmetic.exact_reward(*columns(eval_rollouts))) / len(eval_rollouts)
-    print(f"{len(train_rollouts)} completions to train on, {len(eval_rollouts)} held out, {right:.1%} of these right")
-    print(f"the first: {eval_rollouts[0].prompt}{eval_rollouts[0].completion}")
+    say("1. A policy, and its own completions, scored: dvpo sample")
+    policy, tokenizer = train_policy(out / "policy", seed, domain=DOMAIN, num_steps=800, hidden_size=96, num_layers=6)
+    for side in ("train", "eval"):
+        sample(out, seed, side)
+    held_out = read_rollouts(reward_set(out, "eval"))
+    right = sum(reward for _, reward in held_out) / len(held_out)
+    print(f"{TRAINING_ROWS} completions to train on, {len(held_out)} held out, {right:.1%} of these right")
+    first = held_out[0][0]
+    print(f"the first: {first.prompt}{first.completion}")
 
     say("2. The truth: 64 continuations from each of 200 held-out states")
-    states = held_out_states(eval_rollouts, 200, seed=seed)
+    states = held_out_states([rollout for rollout, _ in held_out], 200, seed=seed)
     finished = monte_carlo_truth(policy, tokenizer, states, 64, seed=seed)
 
-    say("3. Critics, fine-tuned from the policy's weights")
-    fine_tune(
-        out, seed, [(reward, name, out / "policy", flags) for reward in REWARDS for name, flags in CRITICS.items()]
-    )
-    truth = {name: compare(out, name, returns_of(finished, reward), states) for name, reward in REWARDS.items()}
+    say("3. Critics from the policy's weights; one on a second reward; policies that go on")
+    run_all(out, seed)
 
     say("4. Saved, and loaded in a fresh process with and without the package")
-    check_reload(out / "exact" / "composite" / "last", states)
-
-    say("5. A second reward set: the critic goes on, or starts anew")
-    starts = {"anew": out / "policy", "continued": out / "exact" / "composite" / "last"}
-    fine_tune(out, seed, [("process", name, start, []) for name, start in starts.items()])
-
-    say("6. The policy goes on: DVPO with that critic, and GRPO, which needs none")
-    train_policies(out, seed)
+    check_reload(out / "critics" / "auto" / "last", states)
 
     say("Result")
-    held_out = {name: held_out_reports(out, name) for name in REWARDS}
-    for name in REWARDS:
-        print(f"Reward '{name}' against Monte-Carlo truth (200 states x 64 continuations)\n")
-        print(table(truth[name], "critic"), "\n")
-        print(f"Reward '{name}' on the held-out completions (one return a state)\n")
-        print(table(held_out[name], "critic"), "\n")
-    print("Reward 'process', explained variance on the held-out completions by optimizer step\n")
-    print(transfer_table(out))
-    print("\nAccuracy of the policy on held-out prompts by step of 128 completions\n")
-    print(policy_table(out))
-    picture = draw(out, policy, tokenizer, eval_rollouts, seed)
-    (out / "report.json").write_text(
-        json.dumps({"monte_carlo": truth, "held_out": held_out}, indent=1), encoding="utf-8"
+    print("Critics against Monte-Carlo truth (200 states x 64 continuations)\n")
+    truth = compare(out, returns_of(finished, arithmetic.exact_reward), states)
+    print(table(truth, "critic"), "\n")
+    print(
+        f"As judges of {EACH} completions of each of {HELD_OUT_PROMPTS} held-out prompts: accuracy of the one chosen\n"
     )
-    print(f"\nFigure: {picture}\nNumbers: {out / 'report.json'}\n{time.perf_counter() - started:.0f} s in all\n")
+    print(judgements(out), "\n")
+    print("The second reward, explained variance on held-out completions by optimizer step\n")
+    print(by_step(out, "second", ("anew", "continued"), "start", "eval_explained_variance"), "\n")
+    print("Accuracy of the policy on held-out prompts by step of 128 completions\n")
+    print(by_step(out, "policies", ("dvpo", "grpo"), "algorithm", "eval/prompts-eval/exact_reward"))
+    picture = draw(out, policy, tokenizer, held_out, seed)
+    (out / "report.json").write_text(json.dumps({"monte_carlo": truth}, indent=1), encoding="utf-8")
+    print(f"\nFigure: {picture}\nNumbers: {out / 'report.json'}, {out / 'evaluation'}")
+    print(f"{time.perf_counter() - started:.0f} s in all\n")
     print("from modeling_dvpo import AutoModelForDistributionalValue")
-    print(f'critic = AutoModelForDistributionalValue.from_pretrained("{out / "exact" / "composite" / "last"}")')
+    print(f'critic = AutoModelForDistributionalValue.from_pretrained("{out / "critics" / "auto" / "last"}")')
     print("quantiles = critic(input_ids).quantiles  # (batch, tokens, 3 heads, 200 quantiles), in the reward's units")
 
 
@@ -114,67 +96,84 @@ def say(heading: str) -> None:
     print(f"\n== {heading}", flush=True)
 
 
-def columns(some_rollouts):
-    return [r.prompt for r in some_rollouts], [r.completion for r in some_rollouts]
+def reward_set(out: Path, side: str) -> Path:
+    return out / "samples" / side / "reward_set.jsonl"
 
 
-def reward_set(out: Path, reward: str, side: str) -> Path:
-    return out / "reward_sets" / f"{reward}-{side}.jsonl"
+def sample(out: Path, seed: int, side: str) -> None:
+    """Prompts of one side, and the policy's completions of them: `sample.py`, a rank a core."""
+    held_out = side == "eval"
+    if held_out:
+        problems = arithmetic.distinct_problems(HELD_OUT_PROMPTS, seed=seed, domain=DOMAIN, held_out=True)
+    else:
+        problems = islice(arithmetic.generate_problems(seed=seed + 1, domain=DOMAIN), TRAINING_ROWS)
+    lines = [json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems]
+    (out / f"prompts-{side}.jsonl").write_text("".join(lines), encoding="utf-8")
+    run_script(out, seed, ("sample", side), [
+        "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={min(os.cpu_count() or 1, 8)}",
+        SCRIPTS / "sample.py", "--model_name_or_path", out / "policy", "--dataset", out / f"prompts-{side}.jsonl",
+        "--num_generations", EACH if held_out else 1, "--max_completion_length", 48, "--generation_batch_size", 512,
+        "--reward_funcs", f"{TASK}:exact_reward", "--output_dir", out / "samples" / side,
+    ])  # fmt: skip
 
 
-def rollouts(policy, tokenizer, number: int, seed: int, *, held_out: bool):
-    problems = arithmetic.generate_problems(seed=seed + 1, domain=DOMAIN, held_out=held_out)
-    prompts = [problem.prompt for problem in islice(problems, number)]
-    return sample_completions(policy, tokenizer, prompts, seed=seed + held_out)
-
-
-def fine_tune(out: Path, seed: int, runs) -> None:
-    """Run `train_critic.py` for each (reward, name, start, flags)."""
+def run_all(out: Path, seed: int) -> None:
+    """Critics, evaluation and policies, as many at a time as there are cores; what waits for a critic comes last."""
+    train, held_out, policy = reward_set(out, "train"), reward_set(out, "eval"), out / "policy"
+    second = out / "samples" / "second.jsonl"
+    with train.open(encoding="utf-8") as file:
+        second.write_text("".join(islice(file, SECOND_ROWS)), encoding="utf-8")
+    critic = [SCRIPTS / "train_critic.py", RECIPES / "demo.yaml", "--eval_dataset", held_out]
+    exact = ["--dataset", train, "--reward_source", f"{TASK}:exact_reward"]
+    process = ["--dataset", second, "--reward_funcs", f"{TASK}:process_reward", "--num_train_epochs", 1]
+    process += ["--eval_steps", 47, "--value_head_type", "auto"]
+    policies = [SCRIPTS / "train_dvpo.py", RECIPES / "arithmetic.yaml", "--model_name_or_path", policy]
+    policies += ["--dataset", out / "prompts-train.jsonl", "--eval_dataset", out / "prompts-eval.jsonl"]
+    policies += ["--max_steps", 40]
     jobs = {
-        (reward, name): [
-            CRITIC_SCRIPT, CRITIC_RECIPE, "--model_name_or_path", start, "--dataset", reward_set(out, reward, "train"),
-            "--eval_dataset", reward_set(out, reward, "eval"), "--output_dir", out / reward / name,
-            "--reward_source", f"{arithmetic.__name__}:{reward}_reward", *flags,
-        ]
-        for reward, name, start, flags in runs
-    }  # fmt: skip
-    for reward, name in run_scripts(out, seed, jobs, "critics"):
-        tqdm.write(f"{reward}/{name}: explained variance {evaluations(out / reward / name)[-1][1]:.3f} held out")
-
-
-def train_policies(out: Path, seed: int) -> None:
-    """Run `train_dvpo.py` from the same policy with two algorithms."""
-    for side, count in (("train", 4000), ("eval", 400)):
-        problems = arithmetic.distinct_problems(count, seed=seed, domain=DOMAIN, held_out=side == "eval")
-        lines = [json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems]
-        (out / f"prompts-{side}.jsonl").write_text("".join(lines), encoding="utf-8")
-    starts = {
-        "dvpo": ["--critic", out / "exact" / "composite" / "last"],
-        "grpo": ["--prompts_per_step", "16", "--num_generations", "8"],
+        ("critics", name): [*critic, *exact, "--model_name_or_path", policy, *flags] for name, flags in CRITICS.items()
     }
-    jobs = {
-        ("policies", name): [
-            POLICY_SCRIPT, POLICY_RECIPE, "--algorithm", name, "--model_name_or_path", out / "policy",
-            "--dataset", out / "prompts-train.jsonl", "--eval_dataset", out / "prompts-eval.jsonl",
-            "--output_dir", out / "policies" / name, *start,
-        ]
-        for name, start in starts.items()
-    }  # fmt: skip
-    for _, name in run_scripts(out, seed, jobs, "policies"):
-        tqdm.write(f"{name}: {accuracies(out / 'policies' / name)[-1][1]:.1%} right")
+    jobs[("policies", "grpo")] = [
+        *policies, "--algorithm", "grpo", "--prompts_per_step", 16, "--num_generations", 8
+    ]  # fmt: skip
+    jobs[("second", "anew")] = [*critic, *process, "--model_name_or_path", policy]
+    auto = out / "critics" / "auto" / "last"
+    later = {
+        ("policies", "dvpo"): [*policies, "--algorithm", "dvpo", "--critic", auto],
+        ("second", "continued"): [*critic, *process, "--model_name_or_path", auto, "--fresh_heads"],
+    }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # models this small gain more from a core each than from threads
+
+        def start(some) -> dict[tuple[str, str], Future]:
+            return {
+                name: pool.submit(run_script, out, seed, name, [*command, "--output_dir", out / Path(*name)])
+                for name, command in some.items()
+            }
+
+        running = start(jobs)
+        with tqdm(total=len(jobs) + len(later) + 1, desc="runs", unit="run") as bar:
+            for job in running.values():
+                job.add_done_callback(lambda _: bar.update())
+            running[("critics", "auto")].result()
+            waiting = start(later)
+            for job in (running[("critics", "scalar")], *running.values(), *waiting.values()):
+                job.result()
+            for _ in waiting:
+                bar.update()
+            judge(out, seed)
+            bar.update()
 
 
-def run_scripts(out: Path, seed: int, jobs: dict[tuple[str, str], list], unit: str):
-    """Run each script as many at a time as there are cores; yields the names as they finish."""
-    # models this small gain more from a core each than from threads
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = {pool.submit(run_script, out, seed, name, command): name for name, command in jobs.items()}
-        for job in tqdm(as_completed(running), total=len(running), desc=unit, unit="run"):
-            job.result()
-            yield running[job]
+def judge(out: Path, seed: int) -> None:
+    """`evaluate_critic.py`: the first critic beside the scalar one, the policy's likelihood and majority vote."""
+    run_script(out, seed, ("evaluation",), [
+        SCRIPTS / "evaluate_critic.py", "--critic", out / "critics" / "auto" / "last", "--scalar_critic",
+        out / "critics" / "scalar" / "last", "--dataset", f"held-out={reward_set(out, 'eval')}", "--answer_func",
+        f"{TASK}:stated_answer", "--output_dir", out / "evaluation",
+    ])  # fmt: skip
 
 
-def run_script(out: Path, seed: int, name: tuple[str, str], arguments: list) -> None:
+def run_script(out: Path, seed: int, name: tuple[str, ...], arguments: list) -> None:
     log = out / "logs" / f"{'-'.join(name)}.log"
     log.parent.mkdir(exist_ok=True)
     command = [sys.executable, *map(str, arguments), "--overwrite_output_dir", "--seed", str(seed)]
@@ -190,11 +189,11 @@ def load(directory: Path):
     return AutoModelForDistributionalValue.from_pretrained(directory).eval()
 
 
-def compare(out: Path, reward: str, returns, states) -> dict[str, dict[str, float]]:
+def compare(out: Path, returns, states) -> dict[str, dict[str, float]]:
     """Each critic against the truth, beside a constant."""
-    critics = {name: load(out / reward / name / "last") for name in CRITICS}
-    rewards = [json.loads(line)["reward"] for line in reward_set(out, reward, "train").open(encoding="utf-8")]
-    constant = constant_critic(torch.tensor(rewards), len(states), critics["composite"].config.num_quantiles)
+    critics = {name: load(out / "critics" / name / "last") for name in CRITICS}
+    rewards = [json.loads(line)["reward"] for line in reward_set(out, "train").open(encoding="utf-8")]
+    constant = constant_critic(torch.tensor(rewards), len(states), critics["auto"].config.num_quantiles)
     predictions = {"constant": constant, **{name: predict(critic, states) for name, critic in critics.items()}}
     return against_truth(predictions, returns)
 
@@ -227,64 +226,55 @@ def check_reload(directory: Path, states) -> None:
         )
 
 
-def evaluations(run: Path) -> list[tuple[int, float, dict[str, float]]]:
-    """(step, explained variance, report) of each held-out evaluation of a run."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
-    reports = [{k.removeprefix("eval_"): v for k, v in line.items() if k.startswith("eval_")} for line in lines]
-    return [
-        (line["step"], report["explained_variance"], report)
-        for line, report in zip(lines, reports, strict=True)
-        if report
+def judgements(out: Path) -> str:
+    """Accuracy by number of completions, and pairs in order, from evaluation.json."""
+    [found] = [
+        one["best_of_n"] for one in json.loads((out / "evaluation" / "evaluation.json").read_text("utf-8"))["sets"]
     ]
+    return best_of_n_table(found)
 
 
-def held_out_reports(out: Path, reward: str) -> dict[str, dict[str, float]]:
-    return {name: evaluations(out / reward / name)[-1][2] for name in CRITICS}
-
-
-def transfer_table(out: Path) -> str:
-    runs = {name: evaluations(out / "process" / name) for name in ("anew", "continued")}
-    lines = ["| start     | " + " | ".join(f"{step:>6}" for step, *_ in runs["anew"]) + " |"]
-    lines.append("|-----------|" + "|".join("-------:" for _ in runs["anew"]) + "|")
-    for name, evaluated in runs.items():
-        lines.append(f"| {name:<9} | " + " | ".join(f"{explained:6.3f}" for _, explained, _ in evaluated) + " |")
-    return "\n".join(lines)
-
-
-def accuracies(run: Path) -> list[tuple[int, float]]:
-    """(step, share of right answers) of each evaluation of a policy."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
-    name = "eval/prompts-eval/exact_reward"
-    return [(line["step"], line[name]) for line in lines if name in line]
-
-
-def policy_table(out: Path) -> str:
-    runs = {name: accuracies(out / "policies" / name) for name in ("dvpo", "grpo")}
-    lines = ["| algorithm | " + " | ".join(f"{step:>6}" for step, _ in runs["dvpo"]) + " |"]
-    lines.append("|-----------|" + "|".join("-------:" for _ in runs["dvpo"]) + "|")
-    for name, evaluated in runs.items():
-        lines.append(f"| {name:<9} | " + " | ".join(f"{accuracy:6.3f}" for _, accuracy in evaluated) + " |")
-    return "\n".join(lines)
-
-
-def draw(out: Path, policy, tokenizer, eval_rollouts, seed: int) -> Path:
-    """The composite critic's fan along the first right, half-right and wrong response, beside the truth."""
-    critic = load(out / "graded" / "composite" / "last")
-    scores = arithmetic.graded_reward(*columns(eval_rollouts))
-    scored = [pair for pair in zip(eval_rollouts, scores, strict=True) if pair[0].completion.count(";") >= 3]
-    chosen = {
-        "right": next(rollout for rollout, score in scored if score == 1),
-        "half right": next(rollout for rollout, score in scored if 0.3 < score < 0.8),
-        "wrong": next(rollout for rollout, score in scored if score == 0),
+def by_step(out: Path, folder: str, names: tuple[str, ...], first: str, metric: str) -> str:
+    """A metric of runs by step, as a Markdown table."""
+    lines = {name: (out / folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for name in names}
+    found = {
+        name: [(line["step"], line[metric]) for line in map(json.loads, some) if metric in line]
+        for name, some in lines.items()
     }
+    steps = [step for step, _ in found[names[0]]]
+    rows = [f"| {first:<9} | " + " | ".join(f"{step:>6}" for step in steps) + " |"]
+    rows.append("|-----------|" + "|".join("-------:" for _ in steps) + "|")
+    rows += [
+        f"| {name:<9} | " + " | ".join(f"{value:6.3f}" for _, value in some) + " |" for name, some in found.items()
+    ]
+    return "\n".join(rows)
+
+
+def draw(out: Path, policy, tokenizer, held_out: list[tuple[Rollout, float]], seed: int) -> Path:
+    """The critic's fan along a right response and two wrong ones of one prompt, beside the truth."""
+    critic = load(out / "critics" / "auto" / "last")
+    chosen = sibling_responses(held_out)
     fans = []
-    for kind, rollout in chosen.items():
+    for kind, rollout in chosen:
         states = every_state(rollout)
-        returns = returns_of(monte_carlo_truth(policy, tokenizer, states, 64, seed=seed), arithmetic.graded_reward)
+        returns = returns_of(monte_carlo_truth(policy, tokenizer, states, 64, seed=seed), arithmetic.exact_reward)
         tokens = [*tokenizer.convert_ids_to_tokens(list(rollout.completion_ids)), tokenizer.eos_token][: len(states)]
         quantiles = predict(critic, states).mean(1).sort(-1).values.numpy()
         fans.append(Fan(f"{rollout.prompt}   ({kind})", tokens, quantiles, returns))
-    return plot_fans(fans, out / "fans.png", ylabel="graded reward")
+    return plot_fans(fans, out / "fans.png", ylabel="reward")
+
+
+def sibling_responses(held_out: list[tuple[Rollout, float]]) -> list[tuple[str, Rollout]]:
+    """A right response and two different wrong ones of the first prompt of three steps or more that has them."""
+    by_prompt: dict[str, list[tuple[Rollout, float]]] = {}
+    for rollout, reward in held_out:
+        by_prompt.setdefault(rollout.prompt, []).append((rollout, reward))
+    for some in by_prompt.values():
+        right = [rollout for rollout, reward in some if reward == 1]
+        wrong = list({rollout.completion: rollout for rollout, reward in some if reward == 0}.values())
+        if right and len(wrong) > 1 and right[0].completion.count(";") >= 3:
+            return [("right", right[0]), ("wrong", wrong[0]), ("wrong", wrong[1])]
+    raise RuntimeError("No held-out prompt has a right response and two wrong ones.")
 
 
 if __name__ == "__main__":

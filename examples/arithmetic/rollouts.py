@@ -139,6 +139,17 @@ def score(rollouts: Sequence[Rollout], reward_function: RewardFunction) -> list[
     )
 
 
+def read_rollouts(path: str | Path) -> list[tuple[Rollout, float]]:
+    """Rollouts and their rewards from what `sample.py` wrote."""
+    found = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        ids = tuple(row["completion_ids"][: None if row["truncated"] else -1])
+        rollout = Rollout(row["prompt"], tuple(row["prompt_ids"]), row["completion"], ids, row["truncated"])
+        found.append((rollout, row["reward"]))
+    return found
+
+
 def reward_rows(rollouts: Sequence[Rollout], reward_function: RewardFunction) -> list[dict]:
     return [
         {
