@@ -1,7 +1,7 @@
 """Whether a critic's judgement is worth something while completions are being written: pruning and guidance.
 
     python benchmarks/pruning_and_guidance.py --policy outputs/demo/policy \\
-        --critics outputs/demo/exact/composite/last outputs/demo/exact/scalar/last --output outputs/pruning.json
+        --critics outputs/demo/critics/auto/last outputs/demo/critics/scalar/last --output outputs/pruning.json
 
 On held-out prompts of the arithmetic task the policy writes `--n` completions of each, of which the critics drop the
 worst on the way, and the best of those left is chosen; and single completions, each token weighed by the first critic.

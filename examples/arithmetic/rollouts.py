@@ -4,7 +4,7 @@ critic's prediction is held against."""
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,26 +148,6 @@ def read_rollouts(path: str | Path) -> list[tuple[Rollout, float]]:
         rollout = Rollout(row["prompt"], tuple(row["prompt_ids"]), row["completion"], ids, row["truncated"])
         found.append((rollout, row["reward"]))
     return found
-
-
-def reward_rows(rollouts: Sequence[Rollout], reward_function: RewardFunction) -> list[dict]:
-    return [
-        {
-            "prompt": rollout.prompt,
-            "completion": rollout.completion,
-            "reward": reward,
-            "truncated": rollout.truncated,
-        }
-        for rollout, reward in zip(rollouts, score(rollouts, reward_function), strict=True)
-    ]
-
-
-def write_reward_set(path: str | Path, rows: Iterable[dict]) -> Path:
-    """One JSON object a line. The end token is left to the reader, who adds it to every row not `truncated`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def _continue(

@@ -1,6 +1,6 @@
 """`transformers.pipeline("distributional-value", model=...)`: what a critic expects along texts and chats.
 
-reader = pipeline("distributional-value", model="outputs/demo/exact/composite/last")
+reader = pipeline("distributional-value", model="outputs/demo/critics/auto/last")
 reader({"prompt": "8+4-9=", "completion": "8+4=12;12-9=3;answer 3"})["value"]
 """
 

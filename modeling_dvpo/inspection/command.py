@@ -20,9 +20,7 @@ from .response_rows import Response, read_responses, require_encodable, titles
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.epilog = (
-        "dvpo inspect outputs/demo/exact/composite/last --prompt '8+4-9=' --response '8+4=12;12-9=3;answer 3'"
-    )
+    parser.epilog = "dvpo inspect outputs/demo/critics/auto/last --prompt '8+4-9=' --response '8+4=12;12-9=3;answer 3'"
     parser.add_argument("critic", help="a saved critic, or its name on the Hub")
     parser.add_argument("--prompt", help="text of the prompt")
     parser.add_argument("--response", action="append", default=[], help="text of a response; may be given again")

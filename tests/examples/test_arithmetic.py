@@ -13,6 +13,7 @@ from modeling_dvpo.training.tasks.imitation import build_policy
 # The example is run as `python examples/arithmetic/demo.py`: its modules import each other from that directory.
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "arithmetic"))
 
+from demo import by_step, sibling_responses  # noqa: E402
 from figure import Fan, plot_fans  # noqa: E402
 from policy import build_tokenizer, train_policy  # noqa: E402
 from rollouts import (  # noqa: E402
@@ -21,10 +22,9 @@ from rollouts import (  # noqa: E402
     every_state,
     held_out_states,
     monte_carlo_truth,
+    read_rollouts,
     returns_of,
-    reward_rows,
     sample_completions,
-    write_reward_set,
 )
 
 
@@ -179,13 +179,38 @@ def test_states_batched_together_keep_their_own_limits(tokenizer):
     assert (second.completion, second.truncated) == ("12+3=5", True)  # and here 3
 
 
-def test_reward_set_rows(tokenizer, tmp_path):
-    rollouts = [rollout(tokenizer, "2+3=", "2+3=5;answer 5"), rollout(tokenizer, "9-4=", "9-4", truncated=True)]
-    path = write_reward_set(tmp_path / "sets" / "process.jsonl", reward_rows(rollouts, process_reward))
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"prompt": "2+3=", "completion": "2+3=5;answer 5", "reward": 1.0, "truncated": False},
-        {"prompt": "9-4=", "completion": "9-4", "reward": -1.0, "truncated": True},
-    ]
+def test_rollouts_are_read_from_what_was_sampled(tokenizer, tmp_path):
+    ended, cut = rollout(tokenizer, "2+3=", "2+3=5;answer 5"), rollout(tokenizer, "9-4=", "9-4", truncated=True)
+    rows = [
+        {"prompt": one.prompt, "completion": one.completion, "reward": reward, "truncated": one.truncated,
+         "prompt_ids": list(one.prompt_ids),
+         "completion_ids": [*one.completion_ids, *([] if one.truncated else [tokenizer.eos_token_id])]}
+        for one, reward in ((ended, 1.0), (cut, 0.0))
+    ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_rollouts(tmp_path / "rows.jsonl") == [(ended, 1.0), (cut, 0.0)]
+
+
+def test_siblings_are_a_right_response_and_two_different_wrong_ones(tokenizer):
+    written = [("1+2+3=", "1+2=3;3+3=6;answer 6", 1.0), ("9-4=", "9-4=5;answer 5", 1.0)]
+    written += [("1+2+3+1=", text, float(text.endswith("7"))) for text in (
+        "1+2=4;4+3=7;7+1=8;answer 8", "1+2=3;3+3=6;6+1=7;answer 7", "1+2=4;4+3=7;7+1=8;answer 8",
+        "1+2=3;3+3=5;5+1=6;answer 6",
+    )]  # fmt: skip
+    found = sibling_responses([(rollout(tokenizer, prompt, text), reward) for prompt, text, reward in written])
+    assert [(kind, one.completion[-1]) for kind, one in found] == [("right", "7"), ("wrong", "8"), ("wrong", "6")]
+    with pytest.raises(RuntimeError, match="No held-out prompt has a right response and two wrong ones"):
+        sibling_responses([(rollout(tokenizer, *pair), reward) for *pair, reward in written[:2]])
+
+
+def test_a_metric_of_two_runs_by_step(tmp_path):
+    for name, shift in (("anew", 0.0), ("continued", 0.25)):
+        (tmp_path / "second" / name).mkdir(parents=True)
+        lines = [{"step": 0, "m": shift}, {"step": 5, "loss": 1.0}, {"step": 10, "m": shift + 0.5}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / "second" / name / "metrics.jsonl").write_text(text)
+    table = by_step(tmp_path, "second", ("anew", "continued"), "start", "m").splitlines()
+    assert table[0] == "| start     |      0 |     10 |" and table[3] == "| continued |  0.250 |  0.750 |"
 
 
 def test_fans_are_drawn(tmp_path):
