@@ -18,7 +18,7 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
     tokenizer = arithmetic.tokenizer()
     policy = imitation.build_policy(tokenizer, hidden_size=16, num_layers=1)
     critic = AutoModelForDistributionalValue.from_config(policy.config, num_quantiles=8)
-    for model, place in ((policy, "policy"), (critic, "exact/composite/last")):
+    for model, place in ((policy, "policy"), (critic, "critics/auto/last")):
         model.save_pretrained(tmp_path / "outputs" / "demo" / place)
         tokenizer.save_pretrained(tmp_path / "outputs" / "demo" / place)
     monkeypatch.chdir(tmp_path)
