@@ -63,6 +63,14 @@ class TestSameCurve:
         assert_same_curve(found, one_process[0])
         torch.testing.assert_close(values(tmp_path / "run" / "last"), values(one_process[1] / "last"))
 
+    def test_two_ranks_of_atoms(self, inputs, tmp_path):
+        """Categorical heads, whose atoms and first histogram come from the training returns."""
+        heads = {"value_head_type": "categorical", "max_steps": 3}
+        alone = run(tmp_path / "alone", inputs, SHORT, heads)
+        found = run_on_two_ranks(tmp_path / "run", inputs, SHORT, heads, max_tokens_per_device=40)
+        assert_same_curve(found, alone)
+        assert "cross_entropy" in found[1]
+
     def test_a_judge_that_never_says_the_same_twice(self, inputs, tmp_path):
         """Every rank asked it about every row, and began with rewards, units and fresh biases of its own, silently.
 
