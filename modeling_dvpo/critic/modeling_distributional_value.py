@@ -130,7 +130,7 @@ class DistributionalValueMixin(_Family):
 
         The loss is that of `value_loss` with `config.critic_loss` (default: `CriticLossConfig()`), without its
         `shift` term, whose gate depends on the whole batch, which one forward cannot see. Labels (B, T) with
-        `num_quantiles = 1` give mean squared error.
+        `num_quantiles = 1` give mean squared error. Of heads with atoms, labels beyond the outermost count as it.
         """
         inputs = {
             "input_ids": input_ids,

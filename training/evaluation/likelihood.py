@@ -4,7 +4,8 @@ import torch
 
 from ..algorithms.policy_loss import action_log_probs
 from ..data.layout import choose_layout
-from ..data.packing import RewardBatchSampler, RewardCollator
+from ..data.packing import RewardCollator
+from .predictions import batches_of
 
 
 class Likelihood:
@@ -24,19 +25,11 @@ class Likelihood:
     @torch.no_grad()
     def __call__(self, rows: list[dict]) -> torch.Tensor:
         """Log-probability of each row's action tokens, end token included, at temperature 1: (rows,) float64."""
-        sampler = RewardBatchSampler(
-            [len(row["input_ids"]) for row in rows],
-            rows_per_step=len(rows),
-            max_tokens=self.max_tokens,
-            packing=self.packing,
-            shuffle=False,
-        )
         found = torch.zeros(len(rows), dtype=torch.float64)
-        for micro in next(sampler.steps()):
-            batch = self.collate([rows[i] for i in micro.rows])
-            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        batches = batches_of(rows, self.collate, max_tokens=self.max_tokens, packing=self.packing, device=self.device)
+        for places, batch in batches:
             log_probs, _ = action_log_probs(self.policy, batch, 1.0)
             tokens = log_probs[batch["completion_mask"]].double().cpu()
-            actions = [int(sum(rows[i]["completion_mask"])) for i in micro.rows]
-            found[list(micro.rows)] = torch.stack([own.sum() for own in tokens.split(actions)])
+            actions = [int(sum(rows[i]["completion_mask"])) for i in places]
+            found[list(places)] = torch.stack([own.sum() for own in tokens.split(actions)])
         return found

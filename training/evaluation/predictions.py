@@ -26,20 +26,26 @@ class Predictor:
     @torch.no_grad()
     def __call__(self, rows: list[dict]) -> torch.Tensor:
         """Quantiles of the state before each action token, row by row: (S, N, M) float32 on the CPU."""
-        sampler = RewardBatchSampler(
-            [len(row["input_ids"]) for row in rows],
-            rows_per_step=len(rows),
-            max_tokens=self.max_tokens,
-            packing=self.packing,
-            shuffle=False,
-        )
         pieces: dict[int, torch.Tensor] = {}
-        for micro in next(sampler.steps()):
-            batch = self.collate([rows[i] for i in micro.rows])
-            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        batches = batches_of(rows, self.collate, max_tokens=self.max_tokens, packing=self.packing, device=self.device)
+        for places, batch in batches:
             with self.autocast:
                 quantiles = critic_quantiles(self.critic, batch)
             found = quantiles[batch["completion_mask"]].float().cpu()
-            states = [int(sum(rows[i]["completion_mask"])) for i in micro.rows]
-            pieces.update(zip(micro.rows, found.split(states), strict=True))
+            states = [int(sum(rows[i]["completion_mask"])) for i in places]
+            pieces.update(zip(places, found.split(states), strict=True))
         return torch.cat([pieces[place] for place in range(len(rows))])
+
+
+def batches_of(rows: list[dict], collate, *, max_tokens: int, packing: bool, device: torch.device):
+    """Each row once, in batches of like length: yields the rows' places, and the collated batch on the device."""
+    sampler = RewardBatchSampler(
+        [len(row["input_ids"]) for row in rows],
+        rows_per_step=len(rows),
+        max_tokens=max_tokens,
+        packing=packing,
+        shuffle=False,
+    )
+    for micro in next(sampler.steps()):
+        batch = collate([rows[i] for i in micro.rows])
+        yield micro.rows, {name: tensor.to(device) for name, tensor in batch.items()}
